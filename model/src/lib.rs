@@ -1,0 +1,22 @@
+//! The words every other crate speaks: labels, identities, endpoints, policy maps, events, and the state that the
+//! kernel should be in.
+//!
+//! Owns vocabulary only. No I/O, no clock, no kernel layout (that is `bpf/abi.h`), no rule semantics (that is `policy`).
+
+pub mod desired;
+pub mod drop_reason;
+pub mod endpoint;
+pub mod event;
+pub mod identity;
+pub mod label_filter;
+pub mod labels;
+pub mod mac;
+pub mod policy_map;
+pub mod proto;
+
+pub use endpoint::{EndpointId, EndpointState};
+pub use identity::Identity;
+pub use labels::{Label, Labels};
+pub use mac::Mac;
+pub use policy_map::{PolicyEntry, PolicyKey, PolicyMap};
+pub use proto::{Direction, Protocol};

@@ -1,0 +1,1 @@
+//! The behaviours, each with real parts.
