@@ -1,1 +1,120 @@
-//! to come
+//! The state that this node's kernel should be in: what the brain (`state`) publishes and `datapath` makes true.
+//!
+//! It speaks names (endpoint ids, interface names, addresses, identities), never kernel-made numbers. Each snapshot is
+//! complete: what is not in it should not be in the kernel, but see `Datapath::settled`.
+
+use crate::{EndpointId, Identity, Labels, Mac, PolicyMap};
+use ipnetwork::IpNetwork;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+/// One complete snapshot.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Datapath {
+    /// Grows with each published snapshot. `Status::realised` of the reconciler answers with it.
+    pub revision: u64,
+    /// Whether every source has told all it knows since start. Before that, what the kernel holds and this snapshot does
+    /// not mention is merely unrecognised, and stays.
+    pub settled: bool,
+    pub endpoints: BTreeMap<EndpointId, Endpoint>,
+    /// Prefix to who lives there. Endpoints of this node are in it too.
+    pub ipcache: BTreeMap<IpNetwork, IpcacheEntry>,
+    /// Policy by subject identity, for every identity that an endpoint in `endpoints` has.
+    pub policies: BTreeMap<Identity, Arc<PolicyMap>>,
+    /// Addresses of the `cilium_host` device: the gateways of all networks, as /32 and /128.
+    pub gateways: BTreeSet<IpAddr>,
+    /// Prefixes out of which this node hands out addresses: unassigned ones are unreachable instead of following the
+    /// host's default route, and what leaves the node from them is masqueraded.
+    pub pools: BTreeSet<IpNetwork>,
+}
+
+/// What of an endpoint's network device is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LinkIntent {
+    /// Both ends must exist; the container's end still waits in the host's namespace for Docker to take it.
+    Create,
+    /// The pair was handed to Docker: if it is gone, it is not made again (its namespace ended), the endpoint is failing.
+    Keep,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Endpoint {
+    pub id: EndpointId,
+    /// Host-side device, at most 15 bytes: `lxc` and 12 hexadecimal digits.
+    pub ifname: String,
+    /// Name of the container's end until Docker takes and renames it.
+    pub peer_ifname: String,
+    pub link: LinkIntent,
+    pub mac: Mac,
+    /// MAC of the host-side device; the container sees it as its gateway's.
+    pub node_mac: Mac,
+    pub mtu: u32,
+    pub ipv4: Option<Ipv4Addr>,
+    pub ipv6: Option<Ipv6Addr>,
+    /// Source address of the host's own packets to this endpoint, per family: the gateway of its network.
+    pub gateway4: Option<Ipv4Addr>,
+    pub gateway6: Option<Ipv6Addr>,
+    pub identity: Identity,
+    /// A network made with `--internal`: nothing to or from the world.
+    pub internal: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IpcacheEntry {
+    pub identity: Identity,
+    /// The endpoint of this node that has the address; then the prefix is a single address.
+    pub endpoint: Option<EndpointId>,
+}
+
+/// An object that a reconciler can fail on.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub enum Object {
+    Endpoint(EndpointId),
+    Ipcache(IpNetwork),
+    Policy(Identity),
+    Gateway(IpAddr),
+    Pool(IpNetwork),
+    /// The node as a whole: programs, base devices, firewall.
+    Node(&'static str),
+}
+
+impl std::fmt::Display for Object {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Object::Endpoint(id) => write!(f, "endpoint {id}"),
+            Object::Ipcache(prefix) => write!(f, "ipcache {prefix}"),
+            Object::Policy(identity) => write!(f, "policy of identity {identity}"),
+            Object::Gateway(ip) => write!(f, "gateway {ip}"),
+            Object::Pool(prefix) => write!(f, "pool {prefix}"),
+            Object::Node(what) => write!(f, "node: {what}"),
+        }
+    }
+}
+
+/// Why an object is not as desired yet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    /// The error and its causes, for people.
+    pub message: String,
+    /// Attempts so far, at least 1; the next follows by itself.
+    pub attempts: u32,
+}
+
+/// What a reconciler reports after each round.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Status {
+    /// The newest revision that has been *attempted* in full: each object of it is in the kernel or in `failing`.
+    pub realised: u64,
+    pub failing: BTreeMap<Object, Failure>,
+    /// Policy revision-independent facts for `status`: how many rounds ran, how many operations they made.
+    pub rounds: u64,
+    pub operations: u64,
+}
+
+/// Names a reader needs to print what the kernel tells: published with each snapshot.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Names {
+    pub identities: BTreeMap<Identity, Arc<Labels>>,
+    pub endpoints: BTreeMap<EndpointId, String>,
+}

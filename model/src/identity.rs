@@ -5,9 +5,7 @@ use std::fmt;
 /// A security identity. Numbers below 256 are reserved (Cilium `pkg/identity/numericidentity.go`), 256..=65535 are
 /// allocated for sets of labels through the kvstore, and `1 << 24 ..` are local to this node: one for each CIDR prefix
 /// that a loaded policy mentions.
-#[derive(
-    Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, serde::Serialize, serde::Deserialize,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Identity(pub u32);
 

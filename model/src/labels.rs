@@ -190,7 +190,8 @@ mod tests {
 
     #[test]
     fn sorted_list_is_ciliums() {
-        let labels: Labels = [Label::new("container", "id", "app1"), Label::new("container", "a", "")].into_iter().collect();
+        let labels: Labels =
+            [Label::new("container", "id", "app1"), Label::new("container", "a", "")].into_iter().collect();
         assert_eq!(labels.sorted_list(), "container:a=;container:id=app1;");
     }
 

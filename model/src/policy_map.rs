@@ -83,8 +83,10 @@ pub struct PolicyMap {
 impl PolicyMap {
     /// The policy of an endpoint that nothing restricts.
     pub fn allow_all() -> PolicyMap {
-        let entries =
-            Direction::BOTH.map(|d| (PolicyKey::any_port(d, Identity::UNKNOWN), PolicyEntry::ALLOW)).into_iter().collect();
+        let entries = Direction::BOTH
+            .map(|d| (PolicyKey::any_port(d, Identity::UNKNOWN), PolicyEntry::ALLOW))
+            .into_iter()
+            .collect();
         PolicyMap { entries, enforced_ingress: false, enforced_egress: false }
     }
 
@@ -130,7 +132,13 @@ mod tests {
 
     #[test]
     fn covering_follows_port_bits() {
-        let range = PolicyKey { direction: Direction::Ingress, identity: Identity(0), protocol: Some(Protocol::TCP), prefix: 13, port: 80 };
+        let range = PolicyKey {
+            direction: Direction::Ingress,
+            identity: Identity(0),
+            protocol: Some(Protocol::TCP),
+            prefix: 13,
+            port: 80,
+        };
         assert!(range.covers(&PolicyKey::one_port(Direction::Ingress, Identity(300), Protocol::TCP, 87)));
         assert!(!range.covers(&PolicyKey::one_port(Direction::Ingress, Identity(300), Protocol::TCP, 88)));
         assert!(!range.covers(&PolicyKey::any_port(Direction::Ingress, Identity(300))));
@@ -139,7 +147,8 @@ mod tests {
     #[test]
     fn a_broad_deny_beats_a_narrow_allow() {
         let mut map = PolicyMap::default();
-        map.entries.insert(PolicyKey::one_port(Direction::Ingress, Identity(300), Protocol::TCP, 80), PolicyEntry::ALLOW);
+        map.entries
+            .insert(PolicyKey::one_port(Direction::Ingress, Identity(300), Protocol::TCP, 80), PolicyEntry::ALLOW);
         map.entries.insert(PolicyKey::any_port(Direction::Ingress, Identity::UNKNOWN), PolicyEntry::DENY);
         assert_eq!(map.lookup(Direction::Ingress, Identity(300), Protocol::TCP, 80), Some(PolicyEntry::DENY));
     }
@@ -147,6 +156,9 @@ mod tests {
     #[test]
     fn nothing_found_is_none() {
         assert_eq!(PolicyMap::default().lookup(Direction::Egress, Identity(300), Protocol::UDP, 53), None);
-        assert_eq!(PolicyMap::allow_all().lookup(Direction::Egress, Identity(300), Protocol(47), 0), Some(PolicyEntry::ALLOW));
+        assert_eq!(
+            PolicyMap::allow_all().lookup(Direction::Egress, Identity(300), Protocol(47), 0),
+            Some(PolicyEntry::ALLOW)
+        );
     }
 }

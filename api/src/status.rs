@@ -1,0 +1,99 @@
+//! `GET /v1/healthz`: is everything well, and if not, what.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum State {
+    Ok,
+    Warning,
+    Failure,
+    Disabled,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Part {
+    pub state: State,
+    pub msg: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Status {
+    /// The worst of the others, with the reason.
+    pub cilium: Part,
+    pub kvstore: Part,
+    pub container_runtime: Part,
+    pub docker_plugin: Part,
+    pub datapath: Part,
+    pub masquerade: Part,
+    pub ipam: IpamStatus,
+    pub node_monitor: Option<MonitorStatus>,
+    pub controllers: Vec<Controller>,
+    pub node: String,
+    pub cluster: String,
+    pub version: String,
+    /// Seconds since the agent started.
+    pub uptime: u64,
+    pub policy_revision: u64,
+    /// Newest desired revision and the newest that the kernel has.
+    pub desired_revision: u64,
+    pub realised_revision: u64,
+    /// Latencies of the last plugin call of each method, microseconds.
+    #[serde(default)]
+    pub plugin_calls: Vec<PluginCall>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct IpamStatus {
+    pub ipv4: Option<PoolUse>,
+    pub ipv6: Option<PoolUse>,
+    /// Address to owner.
+    pub allocations: std::collections::BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PoolUse {
+    pub pool: String,
+    pub allocated: u64,
+    /// Text, since an IPv6 pool's capacity may exceed JSON's numbers.
+    pub capacity: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct MonitorStatus {
+    pub cpus: u32,
+    /// Bytes of the ring buffer.
+    pub buffer: u64,
+    pub lost: u64,
+    pub unknown: u64,
+}
+
+/// Something the agent keeps true by trying again: one row of "Controller Status".
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Controller {
+    pub name: String,
+    pub success_count: u64,
+    pub failure_count: u64,
+    pub consecutive_failure_count: u64,
+    /// Seconds ago.
+    pub last_success: Option<u64>,
+    pub last_failure: Option<u64>,
+    pub last_failure_msg: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PluginCall {
+    pub method: String,
+    pub count: u64,
+    pub errors: u64,
+    pub last_us: u64,
+    pub max_us: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Version {
+    pub version: String,
+    pub revision: String,
+}
