@@ -1,1 +1,21 @@
-fn main() {}
+//! Developer chores, one subcommand each: `cargo xtask <chore>`.
+//!
+//! Owns the command line alone; each chore is a file of its own.
+
+mod abi;
+
+use clap::Parser;
+
+/// Chores of this repository; continuous integration runs the same ones.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+enum Chore {
+    /// Write bpf/src/abi.rs from bpf/abi.h.
+    Abi(abi::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Chore::parse() {
+        Chore::Abi(args) => abi::run(&args),
+    }
+}

@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The only place that knows a layout which both halves share: map keys and values, event records, numbers.
+ *
+ * `cargo xtask abi` turns this file into src/abi.rs. Rules: fixed-width integers and byte arrays, explicit padding, no
+ * bitfield, no pointer, no conditional. Everything is host byte order but __be16/__be32 and addresses.
+ */
+#ifndef ABI_H
+#define ABI_H
+
+#include <linux/types.h>
+
+/* Raised when a key, a value or the meaning of one changes: pinned maps of another version cannot be taken over. */
+#define ABI_VERSION 1
+
+/* The host-side device of endpoint N has the interface number LXC_IFINDEX_BASE + N, so a device names its slot. */
+#define LXC_IFINDEX_BASE 0x10000
+/* Slots of cilium_lxc; slot 0 belongs to nobody, in every field that holds a slot it stands for "no endpoint here". */
+#define LXC_SLOTS 65536
+
+/* Reserved identities that the programs know by number. */
+#define IDENTITY_HOST 1
+#define IDENTITY_WORLD 2
+/* The first identity that stands for a CIDR prefix on this node. */
+#define IDENTITY_FIRST_LOCAL 0x1000000
+
+#define FAMILY_IPV4 1
+#define FAMILY_IPV6 2
+
+/* ---- cilium_lxc: ARRAY, slot -> endpoint ------------------------------------------------------------------------ */
+
+/* The slot is in use. Without it a packet from that device is dropped (DROP_UNKNOWN_SENDER). */
+#define ENDPOINT_VALID 1
+/* On an internal network: no traffic with world or CIDR identities (DROP_UNROUTABLE). */
+#define ENDPOINT_INTERNAL 2
+
+/* One cache line. */
+struct endpoint {
+	__u32 policy; /* id of the policy in force; the one field that changes while packets flow */
+	__u32 identity;
+	__be32 ipv4; /* 0: has none */
+	__u16 flags; /* ENDPOINT_* */
+	__u16 pad0;
+	__u8 ipv6[16]; /* all 0: has none */
+	__u8 mac[6]; /* of the container's side */
+	__u8 node_mac[6]; /* of the host's side: what the container believes its gateway to have */
+	__u8 pad1[20];
+};
+
+/* ---- cilium_policies: ARRAY, policy id % POLICY_SLOTS -> policy_header -------------------------------------------- */
+
+/*
+ * A policy id names one immutable version of one identity's policy. It is never 0 and never used again while the maps
+ * live; two ids in use at the same time differ modulo POLICY_SLOTS. Write the entries, then the header, then the
+ * `policy` field of the endpoints.
+ */
+#define POLICY_SLOTS 65536
+
+/* Indices into policy_header.classes. */
+#define POLICY_INGRESS 0
+#define POLICY_EGRESS 1
+#define POLICY_PEER 0 /* keys that name a peer's identity */
+#define POLICY_ANY_PEER 1 /* keys with identity 0 */
+
+struct policy_header {
+	__u32 id; /* the whole id: another one means that this policy is not here */
+	__u32 identity; /* whose policy it is */
+	__u32 classes[2][2]; /* [direction][whose]: bit n is set when a key of class n occurs */
+	__u32 pad[2];
+};
+
+/* ---- cilium_policy: HASH, policy_key -> policy_entry -------------------------------------------------------------- */
+
+/* A key's class: 0..16, the number of leading port bits that count, or any protocol (protocol and port are 0 then). */
+#define POLICY_CLASS_EXACT 16
+#define POLICY_CLASS_ANY_PROTOCOL 17
+#define POLICY_CLASSES 18
+/* In policy_key.class_direction beside the class: the key is one of egress. */
+#define POLICY_KEY_EGRESS 0x80
+
+struct policy_key {
+	__u32 policy;
+	__u32 identity; /* of the peer; 0: any */
+	__u16 port; /* host order, bits beyond the class 0; for ICMP the type */
+	__u8 protocol;
+	__u8 class_direction; /* class | POLICY_KEY_EGRESS */
+};
+
+#define POLICY_DENY 1
+
+struct policy_entry {
+	__u8 flags; /* POLICY_DENY */
+	__u8 precedence; /* the larger one wins between the peer's best key and any peer's best key */
+	__u16 proxy_port; /* host order; not 0: only a proxy may let it through (DROP_NO_PROXY while there is none) */
+	__u32 pad;
+	/* Packets that this entry decided: the ones that opened a flow, had it judged again, or were refused. */
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* How a verdict was found, as Cilium numbers it. */
+enum policy_match {
+	MATCH_NONE = 0,
+	MATCH_L3_ONLY = 1, /* peer, any protocol */
+	MATCH_L3_L4 = 2, /* peer, protocol and port */
+	MATCH_L4_ONLY = 3, /* any peer, protocol and port */
+	MATCH_ALL = 4, /* any peer, any protocol */
+	MATCH_L3_PROTO = 5, /* peer, protocol, every port */
+	MATCH_PROTO_ONLY = 6, /* any peer, protocol, every port */
+};
+
+/* ---- cilium_ipcache: HASH, ipcache_key -> ipcache_entry; cilium_ipcache_lpm: LPM_TRIE ------------------------------ */
+
+struct ipcache_key {
+	__u8 family; /* FAMILY_* */
+	__u8 pad[3];
+	__u8 address[16]; /* IPv4 in the first four, the rest 0 */
+};
+
+/* Whole addresses (/32, /128) stand in the hash alone, shorter prefixes in the trie alone. */
+#define IPCACHE_LPM_FAMILY_BITS 32
+
+struct ipcache_lpm_key {
+	__u32 prefix; /* IPCACHE_LPM_FAMILY_BITS + length of the prefix */
+	struct ipcache_key key;
+};
+
+struct ipcache_entry {
+	__u32 identity;
+	__u16 slot; /* of the endpoint on this node that has the address, else 0 */
+	__u16 pad;
+};
+
+/* ---- cilium_ct4_global, cilium_ct6_global: LRU_HASH, ct?_key -> ct_entry ------------------------------------------- */
+
+/*
+ * One entry per flow: the two ends are ordered, (a, pa) <= (b, pb) as bytes in memory read by the machine, so both
+ * directions have the same key. Side 0 is a, side 1 is b. An echo request has its identifier on both sides and names in
+ * `asker` who asks, so that a request the other way is another flow.
+ */
+#define CT_ASKER_NONE 0
+#define CT_ASKER_A 1
+#define CT_ASKER_B 2
+
+struct ct4_key {
+	__be32 a;
+	__be32 b;
+	__be16 pa;
+	__be16 pb;
+	__u8 protocol;
+	__u8 asker;
+	__u8 pad[2];
+};
+
+struct ct6_key {
+	__u8 a[16];
+	__u8 b[16];
+	__be16 pa;
+	__be16 pb;
+	__u8 protocol;
+	__u8 asker;
+	__u8 pad[2];
+};
+
+/* Side b opened the flow (else side a). */
+#define CT_OPENED_BY_B 1
+/* The end that is no endpoint here is a local endpoint nevertheless, reached by way of the host's stack (a hairpin). */
+#define CT_HAIRPIN 2
+
+/* 64 bytes: with the 16-byte key and the kernel's 48 an IPv4 flow is two cache lines. */
+struct ct_entry {
+	/* What the verdict rests on, by side: slot != 0: the id of that endpoint's policy; slot == 0: the peer's identity. */
+	__u32 stamp[2];
+	__u16 slot[2]; /* endpoints on this node */
+	__u32 ipcache_generation; /* of the look-up that gave the identity; of no meaning when both slots are set */
+	__u32 seen; /* jiffies, low 32 bits, of the last packet */
+	__u8 flags; /* CT_* */
+	__u8 tcp_flags[2]; /* by sending side: every TCP flag seen */
+	__u8 pad;
+	__u32 reported[2]; /* by sending side: jiffies of the last event */
+	__u64 packets[2]; /* by sending side */
+	__u64 bytes[2];
+};
+
+/* ---- cilium_ipv4_frag_datagrams, cilium_ipv6_frag_datagrams: LRU_HASH, frag?_key -> frag_entry --------------------- */
+
+struct frag4_key {
+	__be32 source;
+	__be32 destination;
+	__be16 id;
+	__u8 protocol;
+	__u8 pad;
+};
+
+struct frag6_key {
+	__u8 source[16];
+	__u8 destination[16];
+	__be32 id;
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+struct frag_entry {
+	__be16 source_port;
+	__be16 destination_port;
+	__u32 seen; /* jiffies, low 32 bits, of the first fragment */
+};
+
+/* ---- cilium_metrics: PERCPU_ARRAY, reason -> metric --------------------------------------------------------------- */
+
+#define METRIC_REASONS 256
+#define REASON_FORWARDED 0
+/* An event that found the ring buffer full. */
+#define REASON_EVENT_LOST 1
+
+/* Traffic directions of metrics and events (Cilium's numbers); an event about both verdicts has both bits. */
+#define DIRECTION_INGRESS 1
+#define DIRECTION_EGRESS 2
+
+/* One cache line: all directions of a reason, indexed by DIRECTION_*. */
+struct metric {
+	__u64 packets[4];
+	__u64 bytes[4];
+};
+
+/* ---- cilium_runtime: ARRAY of one, what changes while the programs run -------------------------------------------- */
+
+enum monitor_level {
+	MONITOR_DROPS = 0,
+	MONITOR_VERDICTS = 1, /* and the verdict on each new flow */
+	MONITOR_MEDIUM = 2, /* and a trace per direction of a flow every report_interval and with each new TCP flag */
+	MONITOR_ALL = 3, /* and a trace of every packet */
+};
+
+struct runtime {
+	__u32 ipcache_generation; /* raise it after each change of the ipcache: flows with one end elsewhere are judged again */
+	__u32 monitor; /* enum monitor_level */
+	__u32 pad[14];
+};
+
+/* ---- cilium_events: RINGBUF of event ------------------------------------------------------------------------------- */
+
+enum event_kind {
+	EVENT_DROP = 1,
+	EVENT_TRACE = 4,
+	EVENT_VERDICT = 5, /* a new flow was allowed; a refused one is an EVENT_DROP */
+};
+
+/* Where the packet was seen going (Cilium's numbers). */
+enum observation_point {
+	POINT_TO_ENDPOINT = 0,
+	POINT_TO_HOST = 2,
+	POINT_TO_STACK = 3,
+	POINT_FROM_ENDPOINT = 5, /* of drops: while leaving a container */
+};
+
+enum ct_state {
+	CT_NEW = 0,
+	CT_ESTABLISHED = 1,
+	CT_REPLY = 2,
+	CT_RELATED = 3,
+};
+
+#define EVENT_CAPTURE 128
+
+struct event {
+	__u64 timestamp; /* ns, CLOCK_MONOTONIC */
+	__u8 kind; /* enum event_kind */
+	__u8 reason; /* enum drop_reason, 0 when no drop */
+	__u8 point; /* enum observation_point */
+	__u8 direction; /* DIRECTION_* bits: which verdict(s) it is about */
+	__u8 ct_state; /* enum ct_state */
+	__u8 matched; /* enum policy_match of the deciding verdict; when both allowed, of the destination's */
+	__u8 family; /* FAMILY_*, 0 when neither */
+	__u8 protocol;
+	__u32 source_identity; /* 0: not known when it was written */
+	__u32 destination_identity;
+	__u16 source_slot;
+	__u16 destination_slot;
+	__u16 source_port; /* host order; 0 for ICMP */
+	__u16 destination_port; /* host order; for ICMP the type */
+	__u32 ifindex; /* of the host-side device whose program wrote it */
+	__u32 length; /* of the packet with its Ethernet header */
+	__u16 captured; /* how many bytes of `packet` are set */
+	__u16 cpu;
+	__u32 pad;
+	__u8 packet[EVENT_CAPTURE]; /* from the Ethernet header on */
+};
+
+/* ---- why a packet was dropped: Cilium's numbers, those that these programs give ----------------------------------- */
+
+enum drop_reason {
+	DROP_INVALID_SOURCE = 132, /* an address that is not the sender's */
+	DROP_POLICY_DENIED = 133, /* no entry allows it */
+	DROP_INVALID_PACKET = 134, /* cut short or malformed up to the network header */
+	DROP_CT_INVALID_HEADER = 135, /* cut short within the transport header */
+	DROP_CT_UNKNOWN_PROTOCOL = 137, /* no TCP, UDP, SCTP or ICMP */
+	DROP_UNSUPPORTED_L3 = 139, /* an ethertype beside IPv4, IPv6, ARP */
+	DROP_WRITE_ERROR = 141, /* the packet could not be changed or enlarged */
+	DROP_UNROUTABLE = 151, /* from an internal network to the outside */
+	DROP_CT_INSERT_FAILED = 155,
+	DROP_INVALID_EXTENSION = 156, /* an IPv6 extension header chain too long or malformed */
+	DROP_UNKNOWN_CT_STATE = 163, /* an ICMP error about no flow that is known */
+	DROP_NO_POLICY = 165, /* the endpoint's policy id has no header */
+	DROP_UNSUPPORTED_L2 = 166, /* no Ethernet II frame, or ARP that makes no sense */
+	DROP_ENCAPSULATION = 170, /* UDP to a tunnel port */
+	DROP_UNKNOWN_SENDER = 172, /* from the device of an empty slot */
+	DROP_FRAGMENT_NOT_FOUND = 175, /* a later fragment without its first one */
+	DROP_FORBIDDEN_ICMP6 = 176,
+	DROP_NO_PROXY = 180, /* only a proxy may let it through and there is none */
+	DROP_POLICY_DENY = 181, /* a deny entry */
+};
+
+#endif
