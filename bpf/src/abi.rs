@@ -6,7 +6,6 @@
 
 pub use crate::endian::{Be16, Be32};
 
-
 pub const ABI_VERSION: u32 = 1;
 pub const LXC_IFINDEX_BASE: u32 = 65536;
 pub const LXC_SLOTS: u32 = 65536;
@@ -39,10 +38,8 @@ pub const REASON_EVENT_LOST: u32 = 1;
 pub const DIRECTION_INGRESS: u32 = 1;
 pub const DIRECTION_EGRESS: u32 = 2;
 pub const EVENT_CAPTURE: u32 = 128;
-pub type U16 = ::core::ffi::c_ushort;
-pub type U32 = ::core::ffi::c_uint;
 #[repr(C)]
-#[derive(Debug, Default, Copy, Clone, Hash, PartialEq, Eq)]
+#[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
 pub struct Endpoint {
     pub policy: u32,
     pub identity: u32,
@@ -69,7 +66,7 @@ const _: () = {
     ["Offset of field: Endpoint::pad1"][::core::mem::offset_of!(Endpoint, pad1) - 44usize];
 };
 #[repr(C)]
-#[derive(Debug, Default, Copy, Clone, Hash, PartialEq, Eq)]
+#[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
 pub struct PolicyHeader {
     pub id: u32,
     pub identity: u32,
@@ -86,7 +83,7 @@ const _: () = {
     ["Offset of field: PolicyHeader::pad"][::core::mem::offset_of!(PolicyHeader, pad) - 24usize];
 };
 #[repr(C)]
-#[derive(Debug, Default, Copy, Clone, Hash, PartialEq, Eq)]
+#[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
 pub struct PolicyKey {
     pub policy: u32,
     pub identity: u32,
@@ -105,7 +102,7 @@ const _: () = {
     ["Offset of field: PolicyKey::class_direction"][::core::mem::offset_of!(PolicyKey, class_direction) - 11usize];
 };
 #[repr(C)]
-#[derive(Debug, Default, Copy, Clone, Hash, PartialEq, Eq)]
+#[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
 pub struct PolicyEntry {
     pub flags: u8,
     pub precedence: u8,
@@ -134,7 +131,7 @@ pub const MATCH_L3_PROTO: PolicyMatch = 5;
 pub const MATCH_PROTO_ONLY: PolicyMatch = 6;
 pub type PolicyMatch = u32;
 #[repr(C)]
-#[derive(Debug, Default, Copy, Clone, Hash, PartialEq, Eq)]
+#[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
 pub struct IpcacheKey {
     pub family: u8,
     pub pad: [u8; 3usize],
@@ -149,7 +146,7 @@ const _: () = {
     ["Offset of field: IpcacheKey::address"][::core::mem::offset_of!(IpcacheKey, address) - 4usize];
 };
 #[repr(C)]
-#[derive(Debug, Default, Copy, Clone, Hash, PartialEq, Eq)]
+#[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
 pub struct IpcacheLpmKey {
     pub prefix: u32,
     pub key: IpcacheKey,
@@ -162,7 +159,7 @@ const _: () = {
     ["Offset of field: IpcacheLpmKey::key"][::core::mem::offset_of!(IpcacheLpmKey, key) - 4usize];
 };
 #[repr(C)]
-#[derive(Debug, Default, Copy, Clone, Hash, PartialEq, Eq)]
+#[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
 pub struct IpcacheEntry {
     pub identity: u32,
     pub slot: u16,
@@ -177,7 +174,7 @@ const _: () = {
     ["Offset of field: IpcacheEntry::pad"][::core::mem::offset_of!(IpcacheEntry, pad) - 6usize];
 };
 #[repr(C)]
-#[derive(Debug, Default, Copy, Clone, Hash, PartialEq, Eq)]
+#[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
 pub struct Ct4Key {
     pub a: Be32,
     pub b: Be32,
@@ -200,7 +197,7 @@ const _: () = {
     ["Offset of field: Ct4Key::pad"][::core::mem::offset_of!(Ct4Key, pad) - 14usize];
 };
 #[repr(C)]
-#[derive(Debug, Default, Copy, Clone, Hash, PartialEq, Eq)]
+#[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
 pub struct Ct6Key {
     pub a: [u8; 16usize],
     pub b: [u8; 16usize],
@@ -223,7 +220,7 @@ const _: () = {
     ["Offset of field: Ct6Key::pad"][::core::mem::offset_of!(Ct6Key, pad) - 38usize];
 };
 #[repr(C)]
-#[derive(Debug, Default, Copy, Clone, Hash, PartialEq, Eq)]
+#[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
 pub struct CtEntry {
     pub stamp: [u32; 2usize],
     pub slot: [u16; 2usize],
@@ -252,7 +249,7 @@ const _: () = {
     ["Offset of field: CtEntry::bytes"][::core::mem::offset_of!(CtEntry, bytes) - 48usize];
 };
 #[repr(C)]
-#[derive(Debug, Default, Copy, Clone, Hash, PartialEq, Eq)]
+#[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
 pub struct Frag4Key {
     pub source: Be32,
     pub destination: Be32,
@@ -271,7 +268,7 @@ const _: () = {
     ["Offset of field: Frag4Key::pad"][::core::mem::offset_of!(Frag4Key, pad) - 11usize];
 };
 #[repr(C)]
-#[derive(Debug, Default, Copy, Clone, Hash, PartialEq, Eq)]
+#[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
 pub struct Frag6Key {
     pub source: [u8; 16usize],
     pub destination: [u8; 16usize],
@@ -290,7 +287,7 @@ const _: () = {
     ["Offset of field: Frag6Key::pad"][::core::mem::offset_of!(Frag6Key, pad) - 37usize];
 };
 #[repr(C)]
-#[derive(Debug, Default, Copy, Clone, Hash, PartialEq, Eq)]
+#[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
 pub struct FragEntry {
     pub source_port: Be16,
     pub destination_port: Be16,
@@ -305,7 +302,7 @@ const _: () = {
     ["Offset of field: FragEntry::seen"][::core::mem::offset_of!(FragEntry, seen) - 4usize];
 };
 #[repr(C)]
-#[derive(Debug, Default, Copy, Clone, Hash, PartialEq, Eq)]
+#[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
 pub struct Metric {
     pub packets: [u64; 4usize],
     pub bytes: [u64; 4usize],
@@ -323,7 +320,7 @@ pub const MONITOR_MEDIUM: MonitorLevel = 2;
 pub const MONITOR_ALL: MonitorLevel = 3;
 pub type MonitorLevel = u32;
 #[repr(C)]
-#[derive(Debug, Default, Copy, Clone, Hash, PartialEq, Eq)]
+#[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
 pub struct Runtime {
     pub ipcache_generation: u32,
     pub monitor: u32,
@@ -352,7 +349,7 @@ pub const CT_REPLY: CtState = 2;
 pub const CT_RELATED: CtState = 3;
 pub type CtState = u32;
 #[repr(C)]
-#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
+#[derive(Debug, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
 pub struct Event {
     pub timestamp: u64,
     pub kind: u8,

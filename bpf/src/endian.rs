@@ -3,12 +3,12 @@
 //! Owns the conversion alone; which fields are in this order is `abi.h`'s business.
 
 /// A 16-bit integer in network byte order (C's `__be16`).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 #[repr(transparent)]
 pub struct Be16(u16);
 
 /// A 32-bit integer in network byte order (C's `__be32`).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 #[repr(transparent)]
 pub struct Be32(u32);
 

@@ -6,4 +6,5 @@
 
 pub mod abi;
 mod endian;
+pub mod names;
 mod pod;

@@ -1,0 +1,69 @@
+//! The names by which maps, programs and knobs are found in `CONTAINER`, and under which maps are pinned.
+//!
+//! Owns the spelling; what each holds is `abi`'s, declared in `bpf/lib/*.h`.
+
+/// Maps; all of them are pinned by name (`LIBBPF_PIN_BY_NAME`).
+pub mod map {
+    /// ARRAY: endpoint id -> `abi::Endpoint`.
+    pub const LXC: &str = "cilium_lxc";
+    /// ARRAY: policy id % `abi::POLICY_SLOTS` -> `abi::PolicyHeader`.
+    pub const POLICIES: &str = "cilium_policies";
+    /// HASH: `abi::PolicyKey` -> `abi::PolicyEntry`.
+    pub const POLICY: &str = "cilium_policy";
+    /// HASH: `abi::IpcacheKey` -> `abi::IpcacheEntry`, whole addresses.
+    pub const IPCACHE: &str = "cilium_ipcache";
+    /// LPM_TRIE: prefix length `abi::IPCACHE_LPM_FAMILY_BITS` + n, `abi::IpcacheKey` -> `abi::IpcacheEntry`, prefixes.
+    pub const IPCACHE_LPM: &str = "cilium_ipcache_lpm";
+    /// LRU_HASH: `abi::Ct4Key` -> `abi::CtEntry`.
+    pub const CT4: &str = "cilium_ct4_global";
+    /// LRU_HASH: `abi::Ct6Key` -> `abi::CtEntry`.
+    pub const CT6: &str = "cilium_ct6_global";
+    /// LRU_HASH: `abi::Frag4Key` -> `abi::FragEntry`.
+    pub const FRAG4: &str = "cilium_ipv4_frag_datagrams";
+    /// LRU_HASH: `abi::Frag6Key` -> `abi::FragEntry`.
+    pub const FRAG6: &str = "cilium_ipv6_frag_datagrams";
+    /// PERCPU_ARRAY: drop reason -> `abi::Metric`.
+    pub const METRICS: &str = "cilium_metrics";
+    /// ARRAY of one `abi::Runtime`.
+    pub const RUNTIME: &str = "cilium_runtime";
+    /// RINGBUF of `abi::Event`.
+    pub const EVENTS: &str = "cilium_events";
+
+    /// Every map of `CONTAINER`.
+    pub const ALL: [&str; 12] =
+        [LXC, POLICIES, POLICY, IPCACHE, IPCACHE_LPM, CT4, CT6, FRAG4, FRAG6, METRICS, RUNTIME, EVENTS];
+}
+
+/// Programs, all of type `SCHED_CLS`.
+pub mod program {
+    /// tcx ingress of an endpoint's host-side device: what leaves the container.
+    pub const FROM_CONTAINER: &str = "from_container";
+    /// tcx egress of an endpoint's host-side device: what the host's stack sends to the container.
+    pub const TO_CONTAINER: &str = "to_container";
+    /// Never attached: run by test_run it returns the low 32 bits of jiffies, the clock of `abi::CtEntry::seen`.
+    pub const CLOCK: &str = "clock";
+
+    /// Every program of `CONTAINER`.
+    pub const ALL: [&str; 3] = [FROM_CONTAINER, TO_CONTAINER, CLOCK];
+}
+
+/// Constants of the programs that the loader sets (`volatile const`, `u32` each); times are in jiffies.
+pub mod knob {
+    /// Interface number of slot 0; `abi::LXC_IFINDEX_BASE` unless set.
+    pub const LXC_IFINDEX_BASE: &str = "lxc_ifindex_base";
+    /// UDP ports, host order, that a container may not send to; 0: none. Unset 8472 and 6081.
+    pub const VXLAN_PORT: &str = "vxlan_port";
+    pub const GENEVE_PORT: &str = "geneve_port";
+    /// How long a flow without packets lives: TCP that both sides have spoken on (unset 8000 s at 250 Hz) ...
+    pub const CT_TIMEOUT_TCP: &str = "ct_timeout_tcp";
+    /// ... TCP that only one side has spoken on (60 s) ...
+    pub const CT_TIMEOUT_TCP_SYN: &str = "ct_timeout_tcp_syn";
+    /// ... everything else (60 s) ...
+    pub const CT_TIMEOUT_ANY: &str = "ct_timeout_any";
+    /// ... and TCP after a FIN from both sides or an RST (10 s). The least of the four.
+    pub const CT_TIMEOUT_CLOSING: &str = "ct_timeout_closing";
+    /// How long a first fragment's ports are remembered (30 s).
+    pub const FRAG_TIMEOUT: &str = "frag_timeout";
+    /// The least time between two traces of one direction of a flow at `abi::MONITOR_MEDIUM` (5 s).
+    pub const REPORT_INTERVAL: &str = "report_interval";
+}
