@@ -1,0 +1,37 @@
+# Everything a developer types. `make help` lists it.
+BIN := target/dist
+CARGO := PATH="$$PATH:$${CARGO_HOME:-$$HOME/.cargo}/bin" cargo
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+setup: ## install what is missing (apt, rustup)
+	@contrib/setup.sh
+
+build: setup ## the two binaries, linked statically, into target/dist
+	@contrib/build.sh
+
+demo: build ## play the main job with Docker, and leave it running
+	demo/up.sh $(BIN)
+
+demo-down: ## take away what the demo made
+	demo/down.sh $(BIN)
+
+test: setup ## the whole test suite (needs root)
+	@contrib/test.sh
+
+check: setup ## formatting, clippy, fences, generated files
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) xtask floorplan
+	$(CARGO) xtask abi --check
+
+bench: build ## measure everything, each row beside its comparison (needs root)
+	$(CARGO) build --release --locked -p xtask
+	contrib/bench.sh $(BIN)
+
+install: build ## binaries to /usr/local/bin, systemd units
+	install -m 755 $(BIN)/cilium $(BIN)/cilium-agent /usr/local/bin/
+	install -m 644 daemon/systemd/*.service /etc/systemd/system/
+
+.PHONY: help setup build demo demo-down test check bench install

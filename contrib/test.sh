@@ -1,0 +1,11 @@
+#!/bin/sh
+# The whole test suite: every rung, those that need root included. A plain `cargo test` runs the ones that need nothing.
+set -eu
+[ "$(id -u)" = 0 ] || { echo "test: the suite changes network namespaces and loads BPF programs: run it as root" >&2; exit 1; }
+cd "$(dirname "$(readlink -f "$0")")/.."
+PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
+# The binaries that the suite starts are the ones that are shipped.
+contrib/build.sh
+CILIUM_BIN=$(pwd)/target/dist
+export CILIUM_BIN
+exec cargo test --workspace --locked -- --include-ignored --test-threads "${TEST_THREADS:-2}"
