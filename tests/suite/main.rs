@@ -1,1 +1,3 @@
-//! The behaviours, each with real parts.
+//! The behaviours, each with real parts: the real agent, Docker engine, kernel and traffic. Waiting is for conditions.
+
+mod world;

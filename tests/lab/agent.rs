@@ -1,0 +1,112 @@
+//! The real agent in a machine, and its command line.
+
+use crate::{Machine, Process};
+use anyhow::{Context, Result, ensure};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// The binary under test: in `CILIUM_BIN`, else beside the test executable.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let dir = match std::env::var_os("CILIUM_BIN") {
+        Some(dir) => PathBuf::from(dir),
+        None => {
+            let exe = std::env::current_exe()?;
+            exe.parent().and_then(|deps| deps.parent()).context("the test has no folder")?.to_owned()
+        }
+    };
+    let path = dir.join(name);
+    ensure!(path.exists(), "{} is missing: build it first (make test does)", path.display());
+    Ok(path)
+}
+
+pub struct Agent {
+    machine: Rc<Machine>,
+    options: Vec<String>,
+    process: Process,
+}
+
+impl Agent {
+    /// Starts the agent and waits until it is ready.
+    pub fn start(machine: &Rc<Machine>, options: &[&str]) -> Result<Agent> {
+        let options = options.iter().map(|o| (*o).to_owned()).collect::<Vec<_>>();
+        let process = launch(machine, &options)?;
+        let mut agent = Agent { machine: machine.clone(), options, process };
+        agent.wait_ready()?;
+        Ok(agent)
+    }
+
+    pub fn wait_ready(&mut self) -> Result<()> {
+        crate::eventually(Duration::from_secs(20), "the agent to be ready", || {
+            ensure!(self.process.running(), "the agent ended:\n{}", self.machine.log("agent.log"));
+            self.cilium(&["status", "--brief"]).with_context(|| self.machine.log("agent.log"))
+        })?;
+        Ok(())
+    }
+
+    /// Runs `cilium ARGS…` and gives its standard output.
+    pub fn cilium(&self, args: &[&str]) -> Result<String> {
+        let binary = binary("cilium")?;
+        self.machine.run(&[&[binary.to_str().context("path")?], args].concat())
+    }
+
+    pub fn cilium_json(&self, args: &[&str]) -> Result<serde_json::Value> {
+        let text = self.cilium(&[args, &["-o", "json"]].concat())?;
+        serde_json::from_str(&text).with_context(|| format!("cilium {args:?} printed no JSON: {text}"))
+    }
+
+    /// Imports rules and waits until every endpoint enforces them.
+    pub fn import(&self, rules: &serde_json::Value) -> Result<String> {
+        let path = self.machine.dir().join("policy.json");
+        std::fs::write(&path, serde_json::to_vec_pretty(rules)?)?;
+        self.cilium(&["policy", "import", "--wait", path.to_str().context("path")?])
+    }
+
+    pub fn running(&mut self) -> bool {
+        self.process.running()
+    }
+
+    pub fn log(&self) -> String {
+        self.machine.log("agent.log")
+    }
+
+    /// Ends it without a chance to clean up.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    pub fn stop(&mut self) -> Result<()> {
+        self.process.signal(nix::sys::signal::Signal::SIGTERM)?;
+        let status = self.process.wait(Duration::from_secs(10))?;
+        ensure!(status.success(), "the agent ended with {status}:\n{}", self.log());
+        Ok(())
+    }
+
+    /// Starts it again after `kill` or `stop`, without waiting for it to be ready.
+    pub fn relaunch(&mut self) -> Result<()> {
+        self.process = launch(&self.machine, &self.options)?;
+        Ok(())
+    }
+
+    pub fn restart(&mut self) -> Result<()> {
+        self.relaunch()?;
+        self.wait_ready()
+    }
+
+    /// Resident memory in KiB.
+    pub fn resident(&self) -> Result<u64> {
+        let parent = self.process.pid();
+        let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))?;
+        let pid = children.split_whitespace().next().map_or(parent.to_string(), str::to_owned);
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find(|l| l.starts_with("VmRSS:")).context("no VmRSS")?;
+        Ok(line.split_whitespace().nth(1).context("VmRSS")?.parse()?)
+    }
+}
+
+fn launch(machine: &Rc<Machine>, options: &[String]) -> Result<Process> {
+    let binary = binary("cilium-agent")?;
+    let mut command = machine.command(binary.to_str().context("path")?);
+    command.arg("--lib-dir").arg(machine.dir().join("lib")).args(options);
+    machine.spawn("agent.log", command)
+}

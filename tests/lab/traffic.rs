@@ -1,0 +1,72 @@
+//! Real traffic, made by `lab-probe` (this crate's own program) inside a container, a machine or the world.
+
+use crate::{Machine, Process, binary};
+use anyhow::{Context, Result, ensure};
+use std::io::Write;
+use std::process::{ChildStdin, Stdio};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Answers on TCP and UDP ports: each connection or datagram gets its bytes back.
+pub struct Server {
+    _process: Process,
+}
+
+impl Server {
+    /// `place`: arguments that enter a namespace (`Container::enter`), or nothing for the machine itself.
+    pub fn start(machine: &Rc<Machine>, place: &[String], ports: &[&str]) -> Result<Server> {
+        let log = format!("server-{}-{}.log", place.join("-").replace('/', "_"), ports.join("-").replace(':', "_"));
+        let mut command = machine.command("env");
+        command.args(place).arg(binary("lab-probe")?).arg("serve").args(ports);
+        let process = machine.spawn(&log, command)?;
+        crate::eventually(Duration::from_secs(10), "the server to listen", || {
+            ensure!(machine.log(&log).contains("listening"), "{}", machine.log(&log));
+            Ok(())
+        })?;
+        Ok(Server { _process: process })
+    }
+}
+
+/// Requests that go on until stopped, each counted.
+pub struct Hammer {
+    machine: Rc<Machine>,
+    log: String,
+    process: Process,
+    stdin: Option<ChildStdin>,
+}
+
+/// What a hammer counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+pub struct Tally {
+    pub requests: u64,
+    pub failed: u64,
+    /// The first failures, in words.
+    pub errors: Vec<String>,
+    /// The longest request, milliseconds.
+    pub longest_ms: u64,
+}
+
+impl Hammer {
+    /// `mode`: `keep` (one connection, request after request) or `connect` (a connection for each request).
+    pub fn start(machine: &Rc<Machine>, place: &[String], mode: &str, target: &str) -> Result<Hammer> {
+        let log = format!("hammer-{mode}-{}.log", target.replace(['[', ']', ':', '.'], "_"));
+        let _ = std::fs::remove_file(machine.dir().join(&log));
+        let file = std::fs::File::create(machine.dir().join(&log))?;
+        let mut command = machine.command("env");
+        command.args(place).arg(binary("lab-probe")?).args(["hammer", mode, target]);
+        command.stdin(Stdio::piped()).stdout(file.try_clone()?).stderr(file);
+        let (process, stdin) = Process::with_stdin(command)?;
+        Ok(Hammer { machine: machine.clone(), log, process, stdin: Some(stdin) })
+    }
+
+    /// Ends it (by closing its standard input) and reads its tally.
+    pub fn finish(mut self) -> Result<Tally> {
+        if let Some(mut stdin) = self.stdin.take() {
+            let _ = stdin.flush();
+        }
+        self.process.wait(Duration::from_secs(20))?;
+        let text = std::fs::read_to_string(self.machine.dir().join(&self.log))?;
+        let line = text.lines().last().context("the hammer said nothing")?;
+        serde_json::from_str(line).with_context(|| format!("the hammer said {text}"))
+    }
+}

@@ -1,0 +1,156 @@
+//! `lab-probe`: the suite's own traffic. It runs in the network namespace it is started in.
+//!
+//!     lab-probe serve tcp:80 udp:53 …           echo on each port, both address families; prints "listening"
+//!     lab-probe ask tcp|udp HOST:PORT [MS]      one request; exit code 0 when the answer came within MS (1000)
+//!     lab-probe hammer keep|connect HOST:PORT   requests until standard input ends; prints a tally as JSON
+//!     lab-probe open HOST:PORT                  one connection: each line read from standard input is sent, and what
+//!                                               came back within a second is printed as "ok" or "lost"
+#![allow(clippy::print_stdout)]
+
+use anyhow::{Context, Result, bail, ensure};
+use std::io::{BufRead, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args[..] {
+        ["serve", ref ports @ ..] => serve(ports),
+        ["ask", protocol, target] => ask(protocol, target.parse()?, Duration::from_secs(1)),
+        ["ask", protocol, target, ms] => ask(protocol, target.parse()?, Duration::from_millis(ms.parse()?)),
+        ["hammer", mode, target] => hammer(mode, target.parse()?),
+        ["open", target] => open(target.parse()?),
+        _ => bail!("usage: lab-probe serve PROTO:PORT… | ask PROTO ADDR [MS] | hammer keep|connect ADDR | open ADDR"),
+    }
+}
+
+fn serve(ports: &[&str]) -> Result<()> {
+    for port in ports {
+        let (protocol, port) = port.split_once(':').context("PROTO:PORT")?;
+        let address = SocketAddr::new("::".parse()?, port.parse()?);
+        match protocol {
+            "tcp" => {
+                let listener = TcpListener::bind(address)?;
+                std::thread::spawn(move || {
+                    for stream in listener.incoming().flatten() {
+                        std::thread::spawn(move || echo(stream));
+                    }
+                });
+            }
+            "udp" => {
+                let socket = UdpSocket::bind(address)?;
+                std::thread::spawn(move || {
+                    let mut buffer = vec![0; 65_536];
+                    while let Ok((n, peer)) = socket.recv_from(&mut buffer) {
+                        let _ = socket.send_to(&buffer[..n], peer);
+                    }
+                });
+            }
+            other => bail!("{other}: tcp or udp"),
+        }
+    }
+    println!("listening");
+    loop {
+        std::thread::park();
+    }
+}
+
+fn echo(mut stream: TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let mut buffer = [0; 4096];
+    while let Ok(n) = stream.read(&mut buffer) {
+        if n == 0 || stream.write_all(&buffer[..n]).is_err() {
+            return;
+        }
+    }
+}
+
+fn ask(protocol: &str, target: SocketAddr, limit: Duration) -> Result<()> {
+    match protocol {
+        "tcp" => exchange(&mut connect(target, limit)?),
+        "udp" => {
+            let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let socket = UdpSocket::bind(any)?;
+            socket.set_read_timeout(Some(limit))?;
+            socket.send_to(b"ping", target)?;
+            let mut buffer = [0; 16];
+            let (n, from) = socket.recv_from(&mut buffer).context("no answer")?;
+            ensure!(from == target && &buffer[..n] == b"ping", "{from} answered {:?}", &buffer[..n]);
+            Ok(())
+        }
+        other => bail!("{other}: tcp or udp"),
+    }
+}
+
+fn connect(target: SocketAddr, limit: Duration) -> Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&target, limit).context("connect")?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+fn exchange(stream: &mut TcpStream) -> Result<()> {
+    stream.write_all(b"ping").context("send")?;
+    let mut buffer = [0; 4];
+    stream.read_exact(&mut buffer).context("no answer")?;
+    ensure!(&buffer == b"ping", "answered {buffer:?}");
+    Ok(())
+}
+
+/// A request that takes longer than this failed. TCP repeats a lost SYN after one second: a lost packet is a slow
+/// request, and `longest_ms` tells.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn hammer(mode: &str, target: SocketAddr) -> Result<()> {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    std::thread::spawn(|| {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        STOP.store(true, Ordering::Relaxed);
+    });
+    let (mut requests, mut errors, mut failed, mut longest) = (0u64, Vec::new(), 0u64, Duration::ZERO);
+    let mut kept: Option<TcpStream> = None;
+    while !STOP.load(Ordering::Relaxed) {
+        let start = Instant::now();
+        let result = match mode {
+            "keep" => (|| {
+                if kept.is_none() {
+                    ensure!(requests == 0, "the connection broke");
+                    kept = Some(connect(target, PATIENCE)?);
+                }
+                exchange(kept.as_mut().context("no connection")?)
+            })(),
+            "connect" => connect(target, PATIENCE).and_then(|mut stream| exchange(&mut stream)),
+            other => bail!("{other}: keep or connect"),
+        };
+        requests += 1;
+        longest = longest.max(start.elapsed());
+        if let Err(error) = result {
+            failed += 1;
+            if errors.len() < 5 {
+                errors.push(format!("request {requests}: {error:#}"));
+            }
+            if mode == "keep" {
+                break;
+            }
+        }
+        // Some hundreds of requests a second are enough to notice a gap, and leave the processor to others.
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let tally = serde_json::json!({
+        "requests": requests, "failed": failed, "errors": errors, "longest_ms": longest.as_millis() as u64,
+    });
+    println!("{tally}");
+    Ok(())
+}
+
+fn open(target: SocketAddr) -> Result<()> {
+    let mut stream = connect(target, Duration::from_secs(1))?;
+    println!("open");
+    for line in std::io::stdin().lock().lines() {
+        line?;
+        println!("{}", if exchange(&mut stream).is_ok() { "ok" } else { "lost" });
+    }
+    Ok(())
+}
