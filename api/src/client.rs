@@ -59,6 +59,11 @@ impl Client {
         Client { socket: socket.as_ref().to_owned(), limit }
     }
 
+    /// The same agent, with another limit.
+    pub fn with_limit(&self, limit: Duration) -> Client {
+        Client { socket: self.socket.clone(), limit }
+    }
+
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.call(Method::GET, path, None::<&()>).await
     }

@@ -6,6 +6,7 @@
 pub mod client;
 pub mod config;
 pub mod datapath;
+pub mod docker;
 pub mod endpoint;
 pub mod identity;
 pub mod ipam;

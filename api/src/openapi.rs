@@ -21,6 +21,7 @@ pub fn document() -> Value {
         crate::datapath::MapRow,
         crate::datapath::MetricRow,
         crate::datapath::PolicyRow,
+        crate::docker::DockerEndpoints,
         crate::endpoint::Endpoint,
         crate::endpoint::EndpointChange,
         crate::endpoint::EndpointCreate,

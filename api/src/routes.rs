@@ -6,6 +6,7 @@ pub const HEALTHZ: &str = "/v1/healthz";
 pub const VERSION: &str = "/v1/version";
 pub const CONFIG: &str = "/v1/config";
 pub const DEBUGINFO: &str = "/v1/debuginfo";
+pub const DOCKER_ENDPOINTS: &str = "/v1/docker/endpoints";
 pub const ENDPOINT: &str = "/v1/endpoint";
 pub const IDENTITY: &str = "/v1/identity";
 pub const IP: &str = "/v1/ip";
@@ -30,6 +31,7 @@ pub const ALL: &[(&str, &str, &str)] = &[
     ("GET", "/v1/config", "The configuration"),
     ("PATCH", "/v1/config", "Change what can be changed while running"),
     ("GET", "/v1/debuginfo", "Everything a bug report needs, without secrets"),
+    ("PUT", "/v1/docker/endpoints", "Tell which endpoints Docker has"),
     ("GET", "/v1/endpoint", "All endpoints of this node; ?label= filters, repeatable"),
     ("PUT", "/v1/endpoint", "Make an endpoint"),
     ("GET", "/v1/endpoint/{id}", "One endpoint"),
