@@ -31,7 +31,7 @@ pub const ALL: &[(&str, &str, &str)] = &[
     ("GET", "/v1/config", "The configuration"),
     ("PATCH", "/v1/config", "Change what can be changed while running"),
     ("GET", "/v1/debuginfo", "Everything a bug report needs, without secrets"),
-    ("PUT", "/v1/docker/endpoints", "Tell which endpoints Docker has"),
+    ("PUT", "/v1/docker/endpoints", "Tell which endpoints and networks Docker has"),
     ("GET", "/v1/endpoint", "All endpoints of this node; ?label= filters, repeatable"),
     ("PUT", "/v1/endpoint", "Make an endpoint"),
     ("GET", "/v1/endpoint/{id}", "One endpoint"),
