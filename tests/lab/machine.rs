@@ -163,6 +163,13 @@ impl Process {
         Ok((Process { child }, stdin))
     }
 
+    /// A process that the caller talks with.
+    pub fn piped(command: Command) -> Result<(Process, std::process::ChildStdin, std::process::ChildStdout)> {
+        let (mut process, stdin) = Process::with_stdin(command)?;
+        let stdout = process.child.stdout.take().context("no standard output")?;
+        Ok((process, stdin, stdout))
+    }
+
     /// The process as the outside sees it (`nsenter` replaces itself by it or is its parent).
     pub fn pid(&self) -> u32 {
         self.child.id()
