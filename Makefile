@@ -27,7 +27,6 @@ check: setup ## formatting, clippy, fences, generated files
 	$(CARGO) xtask abi --check
 
 bench: build ## measure everything, each row beside its comparison (needs root)
-	$(CARGO) build --release --locked -p xtask
 	contrib/bench.sh $(BIN)
 
 install: build ## binaries to /usr/local/bin, systemd units

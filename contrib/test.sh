@@ -6,6 +6,8 @@ cd "$(dirname "$(readlink -f "$0")")/.."
 PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
 # The binaries that the suite starts are the ones that are shipped.
 contrib/build.sh
+cargo build --release --locked -p suite --bin lab-probe
+cp -f target/release/lab-probe target/dist/
 CILIUM_BIN=$(pwd)/target/dist
 export CILIUM_BIN
 exec cargo test --workspace --locked -- --include-ignored --test-threads "${TEST_THREADS:-2}"

@@ -3,6 +3,9 @@
 //!     lab-probe serve tcp:80 udp:53 …           echo on each port, both address families; prints "listening"
 //!     lab-probe ask tcp|udp HOST:PORT [MS]      one request; exit code 0 when the answer came within MS (1000)
 //!     lab-probe hammer keep|connect HOST:PORT   requests until standard input ends; prints a tally as JSON
+//!     lab-probe measure rr|crr HOST:PORT SECONDS  as many requests as go; prints rate and latencies as JSON. `rr`: over
+//!                                               one connection, `crr`: a connection for each, closed by a reset
+//!     lab-probe http HOST:PORT                  one HTTP request; exit code 0 when it is answered within a second
 //!     lab-probe open HOST:PORT                  one connection: each line read from standard input is sent, and what
 //!                                               came back within a second is printed as "ok" or "lost"
 #![allow(clippy::print_stdout)]
@@ -21,7 +24,9 @@ fn main() -> Result<()> {
         ["ask", protocol, target] => ask(protocol, target.parse()?, Duration::from_secs(1)),
         ["ask", protocol, target, ms] => ask(protocol, target.parse()?, Duration::from_millis(ms.parse()?)),
         ["hammer", mode, target] => hammer(mode, target.parse()?),
+        ["http", target] => http(target.parse()?),
         ["open", target] => open(target.parse()?),
+        ["measure", mode, target, seconds] => measure(mode, target.parse()?, Duration::from_secs_f64(seconds.parse()?)),
         _ => bail!("usage: lab-probe serve PROTO:PORT… | ask PROTO ADDR [MS] | hammer keep|connect ADDR | open ADDR"),
     }
 }
@@ -152,5 +157,51 @@ fn open(target: SocketAddr) -> Result<()> {
         line?;
         println!("{}", if exchange(&mut stream).is_ok() { "ok" } else { "lost" });
     }
+    Ok(())
+}
+
+fn measure(mode: &str, target: SocketAddr, duration: Duration) -> Result<()> {
+    let mut latencies: Vec<u32> = Vec::with_capacity(1 << 20);
+    let mut kept = if mode == "rr" { Some(connect(target, PATIENCE)?) } else { None };
+    let start = Instant::now();
+    while start.elapsed() < duration {
+        let before = Instant::now();
+        match &mut kept {
+            Some(stream) => byte(stream)?,
+            None => {
+                let mut stream = connect(target, PATIENCE)?;
+                byte(&mut stream)?;
+                // A reset spares the client a minute in TIME_WAIT, which would use up its ports.
+                nix::sys::socket::setsockopt(
+                    &stream,
+                    nix::sys::socket::sockopt::Linger,
+                    &libc::linger { l_onoff: 1, l_linger: 0 },
+                )?;
+            }
+        }
+        latencies.push(before.elapsed().as_nanos().min(u128::from(u32::MAX)) as u32);
+    }
+    let elapsed = start.elapsed().as_secs_f64();
+    latencies.sort_unstable();
+    let at = |share: usize| f64::from(latencies.get(latencies.len() * share / 100).copied().unwrap_or(0)) / 1000.0;
+    let answer = serde_json::json!({
+        "per_second": latencies.len() as f64 / elapsed, "p50_us": at(50), "p99_us": at(99),
+    });
+    println!("{answer}");
+    Ok(())
+}
+
+fn byte(stream: &mut TcpStream) -> Result<()> {
+    stream.write_all(b"x")?;
+    stream.read_exact(&mut [0])?;
+    Ok(())
+}
+
+fn http(target: SocketAddr) -> Result<()> {
+    let mut stream = connect(target, Duration::from_secs(1))?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer).context("no answer")?;
+    ensure!(&answer == b"HTTP/", "answered {answer:?}");
     Ok(())
 }
