@@ -297,7 +297,8 @@ enum drop_reason {
 	DROP_CT_UNKNOWN_PROTOCOL = 137, /* no TCP, UDP, SCTP or ICMP */
 	DROP_UNSUPPORTED_L3 = 139, /* an ethertype beside IPv4, IPv6, ARP */
 	DROP_WRITE_ERROR = 141, /* the packet could not be changed or enlarged */
-	DROP_UNROUTABLE = 151, /* from an internal network to the outside */
+	DROP_UNROUTABLE = 151, /* between an internal network and the outside, or to an endpoint that is gone */
+	DROP_NO_ENDPOINT = 152, /* to the device of an empty slot */
 	DROP_CT_INSERT_FAILED = 155,
 	DROP_INVALID_EXTENSION = 156, /* an IPv6 extension header chain too long or malformed */
 	DROP_UNKNOWN_CT_STATE = 163, /* an ICMP error about no flow that is known */

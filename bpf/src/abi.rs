@@ -6,6 +6,7 @@
 
 pub use crate::endian::{Be16, Be32};
 
+
 pub const ABI_VERSION: u32 = 1;
 pub const LXC_IFINDEX_BASE: u32 = 65536;
 pub const LXC_SLOTS: u32 = 65536;
@@ -416,6 +417,7 @@ pub const DROP_CT_UNKNOWN_PROTOCOL: DropReason = 137;
 pub const DROP_UNSUPPORTED_L3: DropReason = 139;
 pub const DROP_WRITE_ERROR: DropReason = 141;
 pub const DROP_UNROUTABLE: DropReason = 151;
+pub const DROP_NO_ENDPOINT: DropReason = 152;
 pub const DROP_CT_INSERT_FAILED: DropReason = 155;
 pub const DROP_INVALID_EXTENSION: DropReason = 156;
 pub const DROP_UNKNOWN_CT_STATE: DropReason = 163;

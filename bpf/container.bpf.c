@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The programs on the host-side veth of every endpoint. All endpoints share them: which one a packet belongs to is told
+ * by the number of the device (endpoints.h), and everything about it is data.
+ *
+ *     container ---> from_container ---> other container     (both policies judged, past the host's stack)
+ *                                   \--> host's stack        (host, world; it routes and translates)
+ *     container <--- to_container  <--- host's stack
+ */
+#include "lib/arp.h"
+#include "lib/enter.h"
+#include "lib/leave.h"
+#include "lib/neighbour.h"
+
+/* Ethernet II: smaller numbers are lengths (IEEE 802.3). */
+#define FIRST_ETHERTYPE 0x0600
+
+static __always_inline __u32 reason_for_ethertype(__be16 type)
+{
+	return bpf_ntohs(type) < FIRST_ETHERTYPE ? DROP_UNSUPPORTED_L2 : DROP_UNSUPPORTED_L3;
+}
+
+SEC("classifier/from_container") int from_container(struct __sk_buff *skb)
+{
+	struct packet p = { .point = POINT_FROM_ENDPOINT, .direction = DIRECTION_EGRESS };
+	const struct endpoint *ep;
+	__be16 type;
+
+	p.source_slot = slot_of_ifindex(skb->ifindex);
+	ep = endpoint_at(p.source_slot);
+	if (unlikely(!ep))
+		return drop(skb, &p, DROP_UNKNOWN_SENDER);
+	p.source_identity = ep->identity;
+	if (unlikely(!linear(skb)))
+		return drop(skb, &p, DROP_INVALID_PACKET);
+	type = skb->vlan_present ? 0 : ethertype(skb);
+	if (likely(type == bpf_htons(ETH_P_IP)))
+		return leave(skb, &p, ep, false);
+	if (type == bpf_htons(ETH_P_IPV6))
+		return leave(skb, &p, ep, true);
+	if (type == bpf_htons(ETH_P_ARP))
+		return arp_from_container(skb, &p);
+	return drop(skb, &p, reason_for_ethertype(type));
+}
+
+SEC("classifier/to_container") int to_container(struct __sk_buff *skb)
+{
+	struct packet p = { .point = POINT_TO_ENDPOINT, .direction = DIRECTION_INGRESS };
+	const struct endpoint *ep;
+	__be16 type;
+
+	p.destination_slot = slot_of_ifindex(skb->ifindex);
+	ep = endpoint_at(p.destination_slot);
+	if (unlikely(!ep))
+		return drop(skb, &p, DROP_NO_ENDPOINT);
+	p.destination_identity = ep->identity;
+	if (unlikely(!linear(skb)))
+		return drop(skb, &p, DROP_INVALID_PACKET);
+	type = skb->vlan_present ? 0 : ethertype(skb);
+	if (likely(type == bpf_htons(ETH_P_IP)))
+		return enter(skb, &p, ep, false);
+	if (type == bpf_htons(ETH_P_IPV6))
+		return enter(skb, &p, ep, true);
+	if (type == bpf_htons(ETH_P_ARP)) {
+		count(REASON_FORWARDED, DIRECTION_INGRESS, skb->len);
+		return TC_ACT_OK;
+	}
+	return drop(skb, &p, reason_for_ethertype(type));
+}
+
+/* Never attached. Run by user space, its result is the clock of conntrack: jiffies, which nothing else tells exactly. */
+SEC("classifier/clock") int clock(struct __sk_buff *skb)
+{
+	return now_jiffies();
+}
+
+char LICENSE[] SEC("license") = "GPL";

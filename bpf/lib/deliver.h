@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The last step of an allowed packet: to an endpoint of this node, or to the host's stack. */
+#ifndef DELIVER_H
+#define DELIVER_H
+
+#include "drop.h"
+#include "endpoints.h"
+
+/* One hop less; false when none is left. IPv4's checksum follows (RFC 1624). */
+static __always_inline bool take_hop4(struct iphdr *ip)
+{
+	__u32 check;
+
+	if (ip->ttl <= 1)
+		return false;
+	ip->ttl--;
+	check = ip->check + bpf_htons(0x0100);
+	ip->check = check + (check >= 0xffff);
+	return true;
+}
+
+static __always_inline bool take_hop6(struct ipv6hdr *ip)
+{
+	if (ip->hop_limit <= 1)
+		return false;
+	ip->hop_limit--;
+	return true;
+}
+
+/*
+ * Straight into the other container, past the host's stack. With no hop left the stack gets it instead: it answers with
+ * the ICMP error, which comes back to the sender as related to its flow.
+ */
+static __always_inline int deliver_local(struct __sk_buff *skb, struct packet *p, const struct endpoint *to, __u32 slot,
+					 bool v6)
+{
+	struct ethhdr *eth = packet_start(skb);
+	void *ip = eth + 1;
+
+	if (ip + (v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) > packet_end(skb))
+		return drop(skb, p, DROP_INVALID_PACKET);
+	if (unlikely(!(v6 ? take_hop6(ip) : take_hop4(ip))))
+		return TC_ACT_OK;
+	memcpy(eth->h_dest, to->mac, ETH_ALEN);
+	memcpy(eth->h_source, to->node_mac, ETH_ALEN);
+	return bpf_redirect_peer(ifindex_of_slot(slot), 0);
+}
+
+#endif

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Who has an address: identity, and slot when it is an endpoint of this node. */
+#ifndef IPCACHE_H
+#define IPCACHE_H
+
+#include "packet.h"
+
+/* Sizes are Cilium's. Only user space writes; entries are allocated as they come. */
+#define IPCACHE_ENTRIES 512000
+
+MAP(cilium_ipcache, BPF_MAP_TYPE_HASH, struct ipcache_key, struct ipcache_entry, IPCACHE_ENTRIES,
+    BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG);
+MAP(cilium_ipcache_lpm, BPF_MAP_TYPE_LPM_TRIE, struct ipcache_lpm_key, struct ipcache_entry, IPCACHE_ENTRIES,
+    BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG);
+
+/* Whole addresses first: a hash costs the same however many there are, a trie does not. Unknown: the world. */
+static __always_inline struct ipcache_entry ipcache_find(const union address *address, __u8 family)
+{
+	const struct ipcache_entry world = { .identity = IDENTITY_WORLD };
+	struct ipcache_lpm_key key = { .prefix = IPCACHE_LPM_FAMILY_BITS + 128, .key.family = family };
+	const struct ipcache_entry *found;
+
+	memcpy(key.key.address, address, sizeof(*address));
+	found = bpf_map_lookup_elem(&cilium_ipcache, &key.key);
+	if (found)
+		return *found;
+	if (family == FAMILY_IPV4)
+		key.prefix = IPCACHE_LPM_FAMILY_BITS + 32;
+	found = bpf_map_lookup_elem(&cilium_ipcache_lpm, &key);
+	return found ? *found : world;
+}
+
+/* Identities that an internal network has no traffic with. */
+static __always_inline bool is_outside(__u32 identity)
+{
+	return identity == IDENTITY_WORLD || identity >= IDENTITY_FIRST_LOCAL;
+}
+
+#endif

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * IP packets that leave a container. An established flow takes one conntrack look-up and array reads; all else goes to
+ * leave_slowly. A destination on this node is judged here for both ends.
+ */
+#ifndef LEAVE_H
+#define LEAVE_H
+
+#include "deliver.h"
+#include "ipcache.h"
+#include "judge.h"
+#include "neighbour.h"
+#include "related.h"
+
+#define NOT_ESTABLISHED (-100)
+
+/* A trace of an established flow; out of line, for it is rare. */
+static __noinline int leave_report(struct __sk_buff *skb, struct packet *p, const struct ct_entry *entry, __u32 side)
+{
+	const __u32 other = side ^ 1;
+	const struct endpoint *to = endpoint_at(entry->slot[other & 1]);
+
+	p->ct_state = ct_opener(entry) == side ? CT_ESTABLISHED : CT_REPLY;
+	p->destination_slot = entry->slot[other & 1];
+	p->destination_identity = to ? to->identity : entry->stamp[other & 1];
+	p->direction = to ? DIRECTION_EGRESS | DIRECTION_INGRESS : DIRECTION_EGRESS;
+	p->point = to				      ? POINT_TO_ENDPOINT :
+		   p->destination_identity == IDENTITY_HOST ? POINT_TO_HOST :
+							      POINT_TO_STACK;
+	return emit(skb, p, EVENT_TRACE, 0);
+}
+
+/*
+ * A living entry whose stamps are those of today: the verdict stands. NOT_ESTABLISHED when anything differs. `v6` is
+ * known when this is compiled, each family has its own copy.
+ */
+static __always_inline int leave_established(struct __sk_buff *skb, struct packet *p, const struct endpoint *ep,
+					     const bool v6)
+{
+	const struct runtime *run = runtime();
+	const struct endpoint *to = NULL;
+	const __u32 now = now_jiffies();
+	struct ct_entry *entry;
+	union ct_key key;
+	__u32 side, other, slot;
+
+	side = ct_key_of(p, &key, v6) & 1;
+	other = side ^ 1;
+	entry = ct_find(&key, v6);
+	if (!entry || !run)
+		return NOT_ESTABLISHED;
+	if (entry->slot[side] != p->source_slot || entry->stamp[side] != ep->policy)
+		return NOT_ESTABLISHED;
+	slot = entry->slot[other];
+	if (slot) {
+		to = bpf_map_lookup_elem(&cilium_lxc, &slot);
+		if (!to || to->policy != entry->stamp[other] || !endpoint_has(to, &p->destination, v6))
+			return NOT_ESTABLISHED;
+	} else if (entry->ipcache_generation != run->ipcache_generation) {
+		return NOT_ESTABLISHED;
+	}
+	if (ct_expired(entry, p->protocol, now) || ((p->tcp_flags & TCP_SYN) && ct_reopens(entry, p, side)))
+		return NOT_ESTABLISHED;
+	if (unlikely((ct_touch(entry, p, side, skb->len, now) && run->monitor == MONITOR_MEDIUM) ||
+		     run->monitor >= MONITOR_ALL))
+		leave_report(skb, p, entry, side);
+	if (!to) {
+		count(REASON_FORWARDED, DIRECTION_EGRESS, skb->len);
+		return TC_ACT_OK;
+	}
+	count(REASON_FORWARDED, DIRECTION_EGRESS | DIRECTION_INGRESS, skb->len);
+	return deliver_local(skb, p, to, slot, v6);
+}
+
+/* Who the destination is. 0, or the reason to drop. */
+static __always_inline __u32 leave_destination(struct packet *p, const struct endpoint *ep)
+{
+	struct ipcache_entry found;
+	const struct endpoint *to;
+
+	/* Before the look-up: a change in between makes the stamp old, never too new. */
+	p->ipcache_generation = ipcache_generation();
+	found = ipcache_find(&p->destination, p->family);
+	p->destination_identity = found.identity;
+	if (!found.slot) {
+		p->point = POINT_FROM_ENDPOINT;
+		return (ep->flags & ENDPOINT_INTERNAL) && is_outside(found.identity) ? DROP_UNROUTABLE : 0;
+	}
+	to = endpoint_at(found.slot);
+	if (!to || !endpoint_has(to, &p->destination, is_ipv6(p)))
+		return DROP_UNROUTABLE;
+	p->destination_slot = found.slot;
+	p->destination_identity = to->identity;
+	p->destination_policy = to->policy;
+	return to->policy ? 0 : DROP_NO_POLICY;
+}
+
+/* Sends an allowed packet on; `slot` 0: to the host's stack. */
+static __always_inline int leave_forward(struct __sk_buff *skb, struct packet *p, __u32 slot)
+{
+	const struct endpoint *to = endpoint_at(slot);
+
+	if (!slot) {
+		count(REASON_FORWARDED, DIRECTION_EGRESS, skb->len);
+		return TC_ACT_OK;
+	}
+	if (!to)
+		return drop(skb, p, DROP_UNROUTABLE);
+	count(REASON_FORWARDED, DIRECTION_EGRESS | DIRECTION_INGRESS, skb->len);
+	return is_ipv6(p) ? deliver_local(skb, p, to, slot, true) : deliver_local(skb, p, to, slot, false);
+}
+
+/* Everything but an established flow. The source has been checked. */
+static __noinline int leave_slowly(struct __sk_buff *skb, struct packet *p)
+{
+	const struct endpoint *ep = endpoint_at(p->source_slot);
+	__u32 reason;
+
+	if (!ep)
+		return drop(skb, p, DROP_UNKNOWN_SENDER);
+	if (p->kind == KIND_ICMP_ERROR) {
+		reason = related(skb, p);
+		return reason ? drop(skb, p, reason) : leave_forward(skb, p, p->destination_slot);
+	}
+	p->source_policy = ep->policy;
+	if (!ep->policy)
+		return drop(skb, p, DROP_NO_POLICY);
+	reason = leave_destination(p, ep);
+	if (!reason)
+		reason = judge_flow(skb, p);
+	if (reason)
+		return drop(skb, p, reason);
+	return leave_forward(skb, p, p->destination_policy ? p->destination_slot : 0);
+}
+
+/* Nobody speaks to the nodes' tunnels but the nodes. */
+static __always_inline bool is_encapsulated(const struct packet *p)
+{
+	const __u32 port = bpf_ntohs(p->destination_port);
+
+	return p->protocol == IPPROTO_UDP && port && (port == vxlan_port || port == geneve_port);
+}
+
+static __always_inline int leave(struct __sk_buff *skb, struct packet *p, const struct endpoint *ep, const bool v6)
+{
+	int reason = v6 ? parse6(skb, p) : parse4(skb, p);
+	int action;
+
+	if (unlikely(reason))
+		return drop(skb, p, reason);
+	if (v6 && unlikely(p->kind == KIND_LINK))
+		return neighbour_from_container(skb, p);
+	if (unlikely(!endpoint_has(ep, &p->source, v6)))
+		return drop(skb, p, DROP_INVALID_SOURCE);
+	if (unlikely(is_encapsulated(p)))
+		return drop(skb, p, DROP_ENCAPSULATION);
+	if (likely(p->kind == KIND_FLOW)) {
+		action = leave_established(skb, p, ep, v6);
+		if (likely(action != NOT_ESTABLISHED))
+			return action;
+	}
+	return leave_slowly(skb, p);
+}
+
+#endif
