@@ -8,6 +8,7 @@
 //! | `embedded` | the file: crash-safe, one process, group commit |
 //! | `etcd` | the cluster: failover, time-outs, TLS, users |
 //! | `memory` | for tests (feature `testing`) |
+//! | `watch` | list + watch without gaps: [`watch::follow`] |
 //! | `keys` | the whole key layout |
 
 use std::fmt;
@@ -29,6 +30,7 @@ mod lock;
 #[cfg(any(test, feature = "testing"))]
 pub mod memory;
 mod txn;
+pub mod watch;
 
 pub use config::{Config, ConfigError, EtcdConfig};
 pub use error::{Cause, Error, Operation};
