@@ -9,6 +9,7 @@
 //! | `etcd` | the cluster: failover, time-outs, TLS, users |
 //! | `memory` | for tests (feature `testing`) |
 //! | `watch` | list + watch without gaps: [`watch::follow`] |
+//! | `session` | keys that live as long as this node does: [`session::Session`] |
 //! | `keys` | the whole key layout |
 
 use std::fmt;
@@ -29,6 +30,7 @@ mod local;
 mod lock;
 #[cfg(any(test, feature = "testing"))]
 pub mod memory;
+pub mod session;
 mod txn;
 pub mod watch;
 
