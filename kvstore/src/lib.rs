@@ -10,6 +10,7 @@
 //! | `memory` | for tests (feature `testing`) |
 //! | `watch` | list + watch without gaps: [`watch::follow`] |
 //! | `session` | keys that live as long as this node does: [`session::Session`] |
+//! | `allocator` | numbers for keys, agreed between nodes: [`allocator::Allocator`] |
 //! | `keys` | the whole key layout |
 
 use std::fmt;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
+pub mod allocator;
 pub mod config;
 pub mod embedded;
 mod error;
