@@ -4,9 +4,23 @@
 //! Pure: no clock (`now` is an argument), no files, no network, no tasks. One writer owns a `State`; all others see
 //! snapshots. It knows neither Docker's protocol nor the kernel's layout, nor where the kvstore is.
 
+mod apply;
+mod desired;
+mod endpoints;
+mod identities;
 pub mod input;
+mod ipam;
+mod ipcache;
+mod ledger;
+mod networks;
 pub mod outputs;
+mod policies;
+mod publish;
+mod records;
 mod rejected;
+mod restore;
+mod shared;
+mod view;
 
 pub use input::{
     AddressRequest, EndpointChange, EndpointCreate, Family, Input, Network, PoolRequest, Purpose, Source, Subnet,
@@ -17,9 +31,17 @@ pub use outputs::{
 };
 pub use rejected::{Rejected, RejectedKind};
 
-use ipnetwork::{Ipv4Network, Ipv6Network};
+use endpoints::Endpoints;
+use identities::Identities;
+use ipam::Ipam;
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+use ledger::Ledger;
 use model::EndpointId;
+use model::desired::Status;
 use model::label_filter::LabelFilter;
+use networks::Networks;
+use policies::Policies;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -43,6 +65,8 @@ pub struct Config {
     /// MTU of endpoints whose network names none; `None`: the uplink's.
     pub mtu: Option<u32>,
     pub label_filter: LabelFilter,
+    /// When policy is enforced, and whether the host is subject to it.
+    pub policy: policy::Options,
     /// Milliseconds for which a released address or endpoint number is not given out again while there are others.
     pub quarantine: u64,
     /// Milliseconds for which an endpoint, an address or a network that Docker does not list is left alone: Docker makes
@@ -68,23 +92,66 @@ pub enum Reply {
 #[derive(Debug)]
 pub struct State {
     config: Config,
+    ipam: Ipam,
+    networks: Networks,
+    endpoints: Endpoints,
+    identities: Identities,
+    policies: Policies,
+    /// Addresses of the host's devices.
+    host: BTreeSet<IpAddr>,
+    uplink_mtu: Option<u32>,
+    /// What the datapath reconciler reported last.
+    status: Arc<Status>,
+    sync: BTreeMap<Source, SyncState>,
+    /// Records that could not be used: their text and why.
+    bad_records: BTreeMap<String, (Arc<str>, String)>,
+    records: Ledger,
+    shared: Ledger,
+    /// Whether all records are to be written anew.
+    rewrite_records: bool,
+    /// Time of the last input.
+    now: Timestamp,
+    /// Whether there was an input since `outputs` were made.
+    dirty: bool,
     outputs: Arc<Outputs>,
 }
 
 impl State {
-    /// A node that knows nothing yet. Fails when the ranges of `config` cannot serve as pools.
+    /// A node that knows nothing yet. Fails when the names or ranges of `config` cannot be used.
     pub fn new(config: Config) -> Result<State, Rejected> {
-        Ok(State { config, outputs: Arc::default() })
+        for name in [&config.node, &config.cluster] {
+            if name.is_empty() || name.contains('/') || name.chars().any(char::is_control) {
+                return Err(Rejected::BadName(name.clone()));
+            }
+        }
+        let range4 = config.ipv4_range.map(IpNetwork::V4);
+        let ranges: Vec<IpNetwork> = range4.into_iter().chain(config.ipv6_range.map(IpNetwork::V6)).collect();
+        Ok(State {
+            ipam: Ipam::new(config.quarantine, &ranges)?,
+            networks: Networks::default(),
+            endpoints: Endpoints::new(config.quarantine),
+            identities: Identities::default(),
+            policies: Policies::new(config.policy),
+            host: BTreeSet::new(),
+            uplink_mtu: None,
+            status: Arc::default(),
+            sync: Source::ALL.map(|source| (source, SyncState::Waiting)).into(),
+            bad_records: BTreeMap::new(),
+            records: Ledger::default(),
+            shared: Ledger::default(),
+            rewrite_records: false,
+            now: Timestamp::default(),
+            dirty: true,
+            outputs: Arc::default(),
+            config,
+        })
     }
 
-    /// Takes in one fact. A rejected one changes nothing.
+    /// Takes in one fact. A rejected one changes nothing, except that a policy document that cannot be enforced shows in
+    /// the view.
     pub fn apply(&mut self, input: Input, now: Timestamp) -> Result<Reply, Rejected> {
-        tracing::debug!(node = self.config.node, ?input, ?now, "too early");
-        Err(Rejected::NotRestored)
-    }
-
-    /// The snapshot after all inputs so far; the same `Arc` as last time when nothing changed.
-    pub fn outputs(&mut self) -> Arc<Outputs> {
-        self.outputs.clone()
+        self.now = now;
+        self.dirty = true;
+        self.take_in(input, now)
     }
 }

@@ -21,13 +21,13 @@ pub struct Outputs {
     /// `None` until the records, the policy and the identities are known (or declared away): before that, anything
     /// published would open what was closed.
     pub datapath: Option<Arc<Datapath>>,
-    /// Revision at which `records` last changed.
+    /// Revision at which `records` last changed; 0 before `Input::Restore`, when nothing may be made equal to them yet.
     pub records_revision: u64,
     /// What the local store must hold under `RECORDS_PREFIX`: full key to JSON text.
     pub records: Arc<BTreeMap<String, Arc<str>>>,
     /// Label sets that need a number: each that an endpoint of this node has.
     pub wanted_identities: Arc<BTreeSet<Labels>>,
-    /// Revision at which `shared` last changed.
+    /// Revision at which `shared` last changed; 0 likewise.
     pub shared_revision: u64,
     /// What this node publishes in the kvstore for as long as it lives: full key to JSON text.
     pub shared: Arc<BTreeMap<String, Arc<str>>>,
@@ -65,14 +65,7 @@ impl View {
         if let EndpointRef::Id(id) = wanted {
             return self.endpoints.get(id);
         }
-        let mut matching = self.endpoints.values().filter(|endpoint| match wanted {
-            EndpointRef::Id(id) => endpoint.id == *id,
-            EndpointRef::Docker(id) => endpoint.docker_endpoint_id == *id,
-            EndpointRef::ContainerId(id) => endpoint.container_id.as_ref() == Some(id),
-            EndpointRef::ContainerName(name) => endpoint.container_name.as_ref() == Some(name),
-            EndpointRef::Address(IpAddr::V4(ip)) => endpoint.ipv4 == Some(*ip),
-            EndpointRef::Address(IpAddr::V6(ip)) => endpoint.ipv6 == Some(*ip),
-        });
+        let mut matching = self.endpoints.values().filter(|endpoint| endpoint.is_named_by(wanted));
         let found = matching.next();
         found.filter(|_| matching.next().is_none())
     }
@@ -84,7 +77,7 @@ pub enum EndpointRef {
     Id(EndpointId),
     /// Docker's endpoint id.
     Docker(String),
-    /// Docker's container id; ambiguous when the container is on two of our networks.
+    /// Docker's container id, or its head of 12 digits and more; ambiguous when the container is on two of our networks.
     ContainerId(String),
     /// Likewise.
     ContainerName(String),
@@ -101,6 +94,29 @@ impl fmt::Display for EndpointRef {
             EndpointRef::Address(IpAddr::V4(ip)) => write!(f, "ipv4:{ip}"),
             EndpointRef::Address(IpAddr::V6(ip)) => write!(f, "ipv6:{ip}"),
         }
+    }
+}
+
+/// The shortest head of a container id that names it: what `docker ps` shows.
+const SHORT_ID: usize = 12;
+
+/// Whether `wanted` names the endpoint of which these things are known.
+pub(crate) fn names_endpoint(
+    wanted: &EndpointRef,
+    id: EndpointId,
+    docker_endpoint_id: &str,
+    container_id: Option<&str>,
+    container_name: Option<&str>,
+    mut addresses: impl Iterator<Item = IpAddr>,
+) -> bool {
+    match wanted {
+        EndpointRef::Id(wanted) => *wanted == id,
+        EndpointRef::Docker(wanted) => wanted == docker_endpoint_id,
+        EndpointRef::ContainerId(wanted) => {
+            container_id.is_some_and(|id| id == wanted || (wanted.len() >= SHORT_ID && id.starts_with(wanted)))
+        }
+        EndpointRef::ContainerName(wanted) => container_name == Some(wanted),
+        EndpointRef::Address(wanted) => addresses.any(|address| address == *wanted),
     }
 }
 
@@ -125,7 +141,7 @@ pub struct EndpointView {
     /// Labels that make the identity that the endpoint should have; `None` until Docker told its container's labels.
     pub labels: Option<Arc<Labels>>,
     /// Labels of the container that the filter left out.
-    pub disabled_labels: Labels,
+    pub disabled_labels: Arc<Labels>,
     pub ipv4: Option<Ipv4Addr>,
     pub ipv6: Option<Ipv6Addr>,
     pub gateway4: Option<Ipv4Addr>,
@@ -142,7 +158,16 @@ pub struct EndpointView {
     pub enforced_egress: bool,
     pub created: Timestamp,
     /// The last `LOG_LENGTH` transitions, oldest first.
-    pub log: Vec<LogEntry>,
+    pub log: Arc<Vec<LogEntry>>,
+}
+
+impl EndpointView {
+    fn is_named_by(&self, wanted: &EndpointRef) -> bool {
+        let container_id = self.container_id.as_deref();
+        let container_name = self.container_name.as_deref();
+        let addresses = self.ipv4.map(IpAddr::V4).into_iter().chain(self.ipv6.map(IpAddr::V6));
+        names_endpoint(wanted, self.id, &self.docker_endpoint_id, container_id, container_name, addresses)
+    }
 }
 
 /// How many lines of an endpoint's story are kept.
@@ -236,14 +261,23 @@ pub struct AddressView {
 }
 
 /// The rules in force.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct PolicyView {
     /// 0: none known yet.
     pub revision: u64,
     /// JSON list, as it came.
     pub rules: Arc<str>,
+    /// The same, read.
+    pub repository: Arc<policy::Repository>,
     /// Why the newest document could not be taken; the rules in force are then older ones.
     pub fault: Option<String>,
+}
+
+/// The repository follows from the rest.
+impl PartialEq for PolicyView {
+    fn eq(&self, other: &PolicyView) -> bool {
+        (self.revision, &self.rules, &self.fault) == (other.revision, &other.rules, &other.fault)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

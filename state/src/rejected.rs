@@ -14,6 +14,9 @@ pub enum Rejected {
     #[error("the records were restored already")]
     RestoredAlready,
 
+    #[error("{0:?} cannot be the name of a node or a cluster: it is empty, or holds a '/' or a control character")]
+    BadName(String),
+
     #[error("{0} is off on this node: it has no address range of that family")]
     FamilyOff(Family),
     #[error("{what} {network} is not {family}")]
@@ -87,7 +90,8 @@ impl Rejected {
             | Rejected::AmbiguousEndpoint(_) => RejectedKind::Conflict,
             Rejected::UnknownPool(_) | Rejected::UnknownEndpoint(_) => RejectedKind::NotFound,
             Rejected::PoolFull(_) | Rejected::EndpointsFull => RejectedKind::Exhausted,
-            Rejected::FamilyOff(_)
+            Rejected::BadName(_)
+            | Rejected::FamilyOff(_)
             | Rejected::WrongFamily { .. }
             | Rejected::BadSubnet { .. }
             | Rejected::BadRange { .. }

@@ -1,0 +1,238 @@
+//! The rules in force, and the policy map of each identity that an endpoint has. What rules mean is the business of the
+//! `policy` crate.
+
+use crate::Rejected;
+use crate::identities::Identities;
+use crate::outputs::PolicyView;
+use model::{Identity, Labels, PolicyMap};
+use policy::{Options, Repository, Resolver};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+#[derive(Debug)]
+pub(crate) struct Policies {
+    options: Options,
+    /// `None` until the first document.
+    in_force: Option<Document>,
+    /// What a record holds of the last run, until the kvstore speaks.
+    cached: Option<Document>,
+    /// Why the newest document was refused.
+    fault: Option<String>,
+    maps: Arc<BTreeMap<Identity, Arc<PolicyMap>>>,
+    /// Whether `maps` were made of other rules than `in_force`.
+    stale: bool,
+    changed: bool,
+}
+
+/// Rules that this build enforces.
+#[derive(Clone, Debug)]
+pub(crate) struct Document {
+    pub(crate) text: Arc<str>,
+    repository: Arc<Repository>,
+}
+
+impl Document {
+    pub(crate) fn parse(revision: u64, text: Arc<str>) -> Result<Document, Rejected> {
+        let refused = |faults: policy::Errors| Rejected::BadPolicy { revision, faults: faults.to_string() };
+        let rules = policy::parse_rules(&text).map_err(refused)?;
+        policy::check_supported(&rules).map_err(refused)?;
+        let repository = Arc::new(Repository::from_rules(rules.into_iter().map(Arc::new), revision));
+        Ok(Document { text, repository })
+    }
+
+    pub(crate) fn revision(&self) -> u64 {
+        self.repository.revision()
+    }
+}
+
+/// Whether a document may take the place of one with a higher revision.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Freshness {
+    /// One event of a stream: it may be late.
+    Event,
+    /// What a listing found.
+    Listing,
+}
+
+impl Policies {
+    pub(crate) fn new(options: Options) -> Policies {
+        Policies {
+            options,
+            in_force: None,
+            cached: None,
+            fault: None,
+            maps: Arc::default(),
+            stale: true,
+            changed: false,
+        }
+    }
+
+    /// Whether a document is in force.
+    pub(crate) fn is_known(&self) -> bool {
+        self.in_force.is_some()
+    }
+
+    /// Revision of the rules in force; 0 if there are none.
+    pub(crate) fn revision(&self) -> u64 {
+        self.in_force.as_ref().map_or(0, Document::revision)
+    }
+
+    pub(crate) fn repository(&self) -> Option<&Repository> {
+        self.in_force.as_ref().map(|document| &*document.repository)
+    }
+
+    /// What to keep among the records: the rules in force, or what is kept already.
+    pub(crate) fn to_cache(&self) -> Option<&Document> {
+        self.in_force.as_ref().or(self.cached.as_ref())
+    }
+
+    /// Puts a document in force. One that cannot be enforced leaves what is in force (at start what is cached) in place,
+    /// and is shown as a fault.
+    pub(crate) fn put(&mut self, revision: u64, text: Arc<str>, freshness: Freshness) -> Result<(), Rejected> {
+        if freshness == Freshness::Event && revision < self.revision() {
+            return Ok(());
+        }
+        let same = self.in_force.as_ref().is_some_and(|now| now.revision() == revision && now.text == text);
+        if same && self.fault.is_none() {
+            return Ok(());
+        }
+        match Document::parse(revision, text) {
+            Ok(document) => {
+                self.in_force = Some(document);
+                self.fault = None;
+                self.note();
+                Ok(())
+            }
+            Err(refused) => {
+                self.fault = Some(refused.to_string());
+                self.changed = true;
+                self.use_cached();
+                Err(refused)
+            }
+        }
+    }
+
+    /// Puts the cached document in force if there is none.
+    pub(crate) fn use_cached(&mut self) {
+        if self.in_force.is_none() {
+            self.in_force = self.cached.clone();
+            self.note();
+        }
+    }
+
+    pub(crate) fn restore(&mut self, document: Document) {
+        self.cached = Some(document);
+        self.changed = true;
+    }
+
+    /// The policy map of each subject. Those that came out as before are the same `Arc`s.
+    pub(crate) fn resolve(
+        &mut self,
+        identities: &Identities,
+        identities_changed: bool,
+        subjects: &BTreeSet<Identity>,
+    ) -> Arc<BTreeMap<Identity, Arc<PolicyMap>>> {
+        let Some(document) = &self.in_force else { return Arc::default() };
+        let current = !self.stale && !identities_changed;
+        let missing = subjects.iter().any(|subject| !self.maps.contains_key(subject));
+        if current && !missing && self.maps.len() == subjects.len() {
+            return self.maps.clone();
+        }
+        let reusable = |subject: &Identity| self.maps.get(subject).filter(|_| current).cloned();
+        let known: BTreeMap<Identity, Labels> = if current && !missing {
+            BTreeMap::new()
+        } else {
+            identities.iter().map(|(identity, labels)| (identity, Labels::clone(labels))).collect()
+        };
+        let mut resolver = Resolver::new(&document.repository, &known, self.options);
+        let maps = subjects.iter().filter_map(|subject| {
+            if let Some(map) = reusable(subject) {
+                return Some((*subject, map));
+            }
+            let map = resolver.resolve(identities.labels(*subject)?);
+            let before = self.maps.get(subject).filter(|before| ***before == *map);
+            Some((*subject, before.cloned().unwrap_or(map)))
+        });
+        self.maps = Arc::new(maps.collect());
+        self.stale = false;
+        self.maps.clone()
+    }
+
+    /// Whether the rules, or what is said of them, changed since the last call.
+    pub(crate) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    pub(crate) fn view(&self) -> PolicyView {
+        PolicyView {
+            revision: self.revision(),
+            rules: self.in_force.as_ref().map_or_else(|| "[]".into(), |document| document.text.clone()),
+            repository: self.in_force.as_ref().map(|document| document.repository.clone()).unwrap_or_default(),
+            fault: self.fault.clone(),
+        }
+    }
+
+    fn note(&mut self) {
+        self.stale = true;
+        self.changed = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(description: &str) -> Arc<str> {
+        format!(r#"[{{"endpointSelector": {{}}, "ingress": [{{}}], "description": "{description}"}}]"#).into()
+    }
+
+    fn policies() -> Policies {
+        Policies::new(Options::default())
+    }
+
+    #[test]
+    fn late_events_are_ignored_and_listings_are_not() {
+        let mut policies = policies();
+        policies.put(5, rules("five"), Freshness::Event).unwrap();
+        policies.put(4, rules("four"), Freshness::Event).unwrap();
+        assert_eq!(policies.revision(), 5);
+        policies.put(1, "[]".into(), Freshness::Listing).unwrap();
+        assert_eq!(policies.revision(), 1);
+    }
+
+    #[test]
+    fn a_document_that_cannot_be_enforced_leaves_the_rules_in_force() {
+        let mut policies = policies();
+        policies.put(2, rules("two"), Freshness::Event).unwrap();
+        let refused = policies.put(3, r#"[{"endpointSelector": {}, "ingres": []}]"#.into(), Freshness::Event);
+        assert!(refused.unwrap_err().to_string().contains("[0].ingres"));
+        assert_eq!(policies.revision(), 2);
+        assert!(policies.view().fault.is_some());
+        policies.put(4, rules("four"), Freshness::Event).unwrap();
+        assert_eq!(policies.view().fault, None);
+    }
+
+    #[test]
+    fn the_cached_document_serves_until_the_kvstore_speaks() {
+        let mut policies = policies();
+        policies.restore(Document::parse(7, rules("seven")).unwrap());
+        assert!(!policies.is_known());
+        policies.use_cached();
+        assert_eq!(policies.revision(), 7);
+        policies.put(8, rules("eight"), Freshness::Event).unwrap();
+        policies.use_cached();
+        assert_eq!(policies.revision(), 8);
+    }
+
+    #[test]
+    fn unchanged_maps_are_the_same_object() {
+        let mut policies = policies();
+        policies.put(2, "[]".into(), Freshness::Event).unwrap();
+        let identities = Identities::default();
+        let subjects = BTreeSet::from([Identity::INIT]);
+        let before = policies.resolve(&identities, false, &subjects);
+        policies.put(3, "[]".into(), Freshness::Event).unwrap();
+        let after = policies.resolve(&identities, true, &subjects);
+        assert!(Arc::ptr_eq(&before[&Identity::INIT], &after[&Identity::INIT]));
+    }
+}

@@ -1,0 +1,189 @@
+//! Makes the snapshot: puts the tables together, tells the endpoints what they wait for, and writes the records of what
+//! changed. What each part says is decided in the files of the parts.
+
+use crate::State;
+use crate::endpoints::{Awaited, Endpoint, Realised};
+use crate::ledger::{Entries, Object};
+use crate::outputs::Outputs;
+use crate::{records, shared};
+use model::desired::Datapath;
+use model::{EndpointId, Identity};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Objects whose record may have changed.
+#[derive(Default)]
+struct Changes {
+    endpoints: BTreeSet<EndpointId>,
+    others: BTreeSet<Object>,
+}
+
+impl State {
+    /// The snapshot after all inputs so far; the same `Arc` as last time when nothing changed.
+    pub fn outputs(&mut self) -> Arc<Outputs> {
+        if !std::mem::take(&mut self.dirty) {
+            return self.outputs.clone();
+        }
+        let old = self.outputs.clone();
+        let revision = old.revision + 1;
+        let rows = self.ip_rows();
+        let identities_changed = self.identities.take_changed();
+        let subjects: BTreeSet<Identity> = self.endpoints.iter().map(|endpoint| endpoint.identity).collect();
+        let policies = self.policies.resolve(&self.identities, identities_changed, &subjects);
+        let mut new = Outputs::clone(&old);
+        if self.is_publishable() {
+            new.datapath = Some(kept_or_newer(old.datapath.as_ref(), self.datapath(&rows, &policies), revision));
+        }
+        self.conclude_lives(old.datapath.as_deref(), new.datapath.as_deref());
+        let changes = self.take_changes();
+        if self.write_records(&changes) {
+            (new.records, new.records_revision) = (self.records.entries().clone(), revision);
+        }
+        if self.write_shared(&changes) {
+            (new.shared, new.shared_revision) = (self.shared.entries().clone(), revision);
+        }
+        new.wanted_identities = self.wanted_identities(&old.wanted_identities);
+        new.names = self.names(&old.names);
+        new.view = self.view(&old.view, rows, &policies);
+        if !is_same(&old, &new) {
+            new.revision = revision;
+            self.outputs = Arc::new(new);
+        }
+        self.outputs.clone()
+    }
+
+    /// Tells each endpoint what it waits for, and how far the kernel is.
+    fn conclude_lives(&mut self, old: Option<&Datapath>, new: Option<&Datapath>) {
+        let Some(new) = new else { return };
+        let policy = self.policies.revision();
+        let lives: Vec<(EndpointId, Option<Awaited>, Option<String>, bool)> = self
+            .endpoints
+            .iter()
+            .map(|endpoint| {
+                let awaited = awaited(endpoint, old, new, policy);
+                (endpoint.id, awaited, self.failure_of(endpoint).map(str::to_owned), self.is_identified(endpoint))
+            })
+            .collect();
+        let (revision, now) = (self.status.realised, self.now);
+        for (endpoint, (id, awaited, failure, identified)) in self.endpoints.iter_mut().zip(lives) {
+            debug_assert_eq!(endpoint.id, id);
+            if let Some(awaited) = awaited {
+                endpoint.wait_for(awaited);
+            }
+            endpoint.conclude(&Realised { revision, failure: failure.as_deref(), identified }, now);
+        }
+    }
+
+    fn take_changes(&mut self) -> Changes {
+        let mut changes = Changes { endpoints: self.endpoints.take_changes(), others: BTreeSet::new() };
+        let (pools, addresses) = self.ipam.take_changes();
+        changes.others.extend(pools.into_iter().map(Object::Pool));
+        changes.others.extend(addresses.into_iter().map(Object::Address));
+        changes.others.extend(self.networks.take_changes().into_iter().map(Object::Network));
+        changes.others.extend(self.identities.take_changed_prefixes().into_iter().map(Object::Prefix));
+        if self.policies.take_changed() {
+            changes.others.insert(Object::Policy);
+        }
+        if std::mem::take(&mut self.rewrite_records) {
+            changes.endpoints.extend(self.endpoints.iter().map(|endpoint| endpoint.id));
+            changes.others.extend(self.ipam.pools().map(|pool| Object::Pool(pool.id.clone())));
+            changes.others.extend(self.ipam.addresses().keys().map(|address| Object::Address(*address)));
+            changes.others.extend(self.networks.iter().map(|known| Object::Network(known.network.id.clone())));
+            changes.others.extend(self.identities.prefixes().keys().map(|prefix| Object::Prefix(*prefix)));
+            changes.others.insert(Object::Policy);
+            changes.others.insert(Object::Node);
+        }
+        changes
+    }
+
+    /// Whether any record changed.
+    fn write_records(&mut self, changes: &Changes) -> bool {
+        let endpoints = changes.endpoints.iter().map(|id| Object::Endpoint(*id));
+        let objects = endpoints.chain(changes.others.iter().cloned());
+        let written = objects.map(|object| {
+            let entries = self.record(&object);
+            (object, entries)
+        });
+        let written = written.collect();
+        self.records.write(written);
+        self.records.take_changed()
+    }
+
+    fn record(&self, object: &Object) -> Entries {
+        let text = match object {
+            Object::Node => None,
+            Object::Endpoint(id) => self.endpoints.get(*id).and_then(records::encode_endpoint),
+            Object::Pool(id) => self.ipam.pool(id).and_then(records::encode_pool),
+            Object::Address(address) => self.ipam.addresses().get(address).and_then(records::encode_address),
+            Object::Network(id) => self.networks.known(id).and_then(records::encode_network),
+            Object::Prefix(prefix) => self.identities.prefixes().get(prefix).copied().and_then(records::encode_prefix),
+            Object::Policy => self.policies.to_cache().and_then(records::encode_policy),
+        };
+        records::key(object).zip(text).into_iter().collect()
+    }
+
+    /// Whether anything that other nodes read changed.
+    fn write_shared(&mut self, changes: &Changes) -> bool {
+        let mut written: Vec<(Object, Entries)> = Vec::new();
+        for id in &changes.endpoints {
+            let endpoint = self.endpoints.get(*id);
+            let entries = endpoint.map(|endpoint| shared::endpoint(&self.config, endpoint)).unwrap_or_default();
+            written.push((Object::Endpoint(*id), entries));
+        }
+        for object in &changes.others {
+            let entries = match object {
+                Object::Network(id) => self.networks.get(id).map(shared::network).unwrap_or_default(),
+                Object::Node => {
+                    let routers = self.ipam.pools().filter(|pool| pool.node_pool).map(|pool| pool.gateway);
+                    shared::node(&self.config, routers)
+                }
+                Object::Endpoint(_) | Object::Pool(_) | Object::Address(_) | Object::Prefix(_) | Object::Policy => {
+                    continue;
+                }
+            };
+            written.push((object.clone(), entries));
+        }
+        self.shared.write(written);
+        self.shared.take_changed()
+    }
+}
+
+/// The old snapshot if the new one says the same.
+fn kept_or_newer(old: Option<&Arc<Datapath>>, mut new: Datapath, revision: u64) -> Arc<Datapath> {
+    if let Some(old) = old {
+        new.revision = old.revision;
+        if **old == new {
+            return old.clone();
+        }
+    }
+    new.revision = revision;
+    Arc::new(new)
+}
+
+/// What an endpoint has to wait for from now on; `None`: for what it did already.
+fn awaited(endpoint: &Endpoint, old: Option<&Datapath>, new: &Datapath, policy: u64) -> Option<Awaited> {
+    let same = |old: &Datapath| {
+        let policy_of = |datapath: &Datapath| datapath.policies.get(&endpoint.identity).cloned();
+        old.endpoints.get(&endpoint.id) == new.endpoints.get(&endpoint.id) && policy_of(old) == policy_of(new)
+    };
+    let known = endpoint.awaited.filter(|awaited| awaited.policy == policy);
+    let datapath = match known {
+        Some(_) if old.is_some_and(same) => return None,
+        Some(_) | None => new.revision,
+    };
+    Some(Awaited { datapath, policy })
+}
+
+fn is_same(old: &Outputs, new: &Outputs) -> bool {
+    let same_datapath = match (&old.datapath, &new.datapath) {
+        (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+        (None, None) => true,
+        _ => false,
+    };
+    same_datapath
+        && Arc::ptr_eq(&old.records, &new.records)
+        && Arc::ptr_eq(&old.shared, &new.shared)
+        && Arc::ptr_eq(&old.wanted_identities, &new.wanted_identities)
+        && Arc::ptr_eq(&old.names, &new.names)
+        && Arc::ptr_eq(&old.view, &new.view)
+}

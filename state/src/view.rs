@@ -1,0 +1,179 @@
+//! What readers are shown of the tables. A part that came out as before is the same `Arc`, so that the comparison of two
+//! snapshots is one of pointers.
+
+use crate::State;
+use crate::endpoints::Endpoint;
+use crate::ipam::{Allocation, Pool};
+use crate::outputs::{AddressView, EndpointView, IdentityView, IpRow, PoolView, View};
+use ipnetwork::IpNetwork;
+use model::desired::Names;
+use model::{EndpointId, Identity, Label, Labels, PolicyMap, labels};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// `new`, or `old` when they are equal.
+pub(crate) fn keep<T: PartialEq>(old: &Arc<T>, new: T) -> Arc<T> {
+    if **old == new { old.clone() } else { Arc::new(new) }
+}
+
+impl State {
+    /// The view after `old`.
+    pub(crate) fn view(
+        &self,
+        old: &Arc<View>,
+        rows: BTreeMap<IpNetwork, IpRow>,
+        policies: &BTreeMap<Identity, Arc<PolicyMap>>,
+    ) -> Arc<View> {
+        let endpoints = self.endpoints.iter().map(|endpoint| {
+            let view = self.endpoint_view(endpoint, policies);
+            let view = match old.endpoints.get(&endpoint.id) {
+                Some(old) => keep(old, view),
+                None => Arc::new(view),
+            };
+            (endpoint.id, view)
+        });
+        let view = View {
+            endpoints: keep(&old.endpoints, endpoints.collect()),
+            identities: keep(&old.identities, self.identity_views()),
+            ips: keep(&old.ips, rows),
+            pools: keep(&old.pools, self.ipam.pools().map(|pool| (pool.id.clone(), self.pool_view(pool))).collect()),
+            addresses: keep(&old.addresses, self.address_views()),
+            networks: keep(&old.networks, self.network_views()),
+            policy: keep(&old.policy, self.policies.view()),
+            sync: keep(&old.sync, self.sync.clone()),
+            bad_records: keep(&old.bad_records, self.bad_records()),
+        };
+        keep(old, view)
+    }
+
+    pub(crate) fn names(&self, old: &Arc<Names>) -> Arc<Names> {
+        let names = Names {
+            identities: self.identities.iter().map(|(identity, labels)| (identity, labels.clone())).collect(),
+            endpoints: self.endpoints.iter().map(|endpoint| (endpoint.id, endpoint.title())).collect(),
+        };
+        keep(old, names)
+    }
+
+    pub(crate) fn wanted_identities(&self, old: &Arc<BTreeSet<Labels>>) -> Arc<BTreeSet<Labels>> {
+        let wanted = self.endpoints.iter().filter_map(|endpoint| endpoint.labels.as_deref().cloned());
+        keep(old, wanted.collect())
+    }
+
+    pub(crate) fn pool_view(&self, pool: &Pool) -> PoolView {
+        let taken = |address: &&IpAddr| pool.subnet.contains(**address);
+        let foreign = self.endpoints.by_address().keys().filter(|a| !self.ipam.addresses().contains_key(a));
+        let allocated = self.ipam.addresses().keys().filter(taken).count() + foreign.filter(taken).count();
+        PoolView {
+            id: pool.id.clone(),
+            family: pool.family(),
+            subnet: pool.subnet,
+            range: pool.range,
+            gateway: pool.gateway,
+            node_pool: pool.node_pool,
+            references: pool.references,
+            allocated: allocated as u64,
+            capacity: pool.capacity(),
+        }
+    }
+
+    fn endpoint_view(&self, endpoint: &Endpoint, policies: &BTreeMap<Identity, Arc<PolicyMap>>) -> EndpointView {
+        let policy = policies.get(&endpoint.identity);
+        let (gateway4, gateway6) = self.gateways_of(endpoint);
+        EndpointView {
+            id: endpoint.id,
+            docker_endpoint_id: endpoint.docker_endpoint_id.clone(),
+            docker_network_id: endpoint.docker_network_id.clone(),
+            network_known: self.networks.get(&endpoint.docker_network_id).is_some(),
+            internal: self.is_internal(endpoint),
+            container_id: endpoint.container_id.clone(),
+            container_name: endpoint.container_name.clone(),
+            sandbox: endpoint.sandbox.clone(),
+            state: endpoint.state,
+            failure: endpoint.failure.clone(),
+            identity: endpoint.identity,
+            identity_labels: endpoint.identity_labels.clone(),
+            labels: endpoint.labels.clone(),
+            disabled_labels: Arc::new(disabled_labels(endpoint)),
+            ipv4: endpoint.ipv4,
+            ipv6: endpoint.ipv6,
+            gateway4,
+            gateway6,
+            mac: endpoint.link.mac,
+            node_mac: endpoint.link.node_mac,
+            ifname: endpoint.link.ifname.clone(),
+            peer_ifname: endpoint.link.peer_ifname.clone(),
+            link: endpoint.link_intent(),
+            mtu: endpoint.mtu,
+            policy_revision: endpoint.policy_revision,
+            enforced_ingress: policy.is_some_and(|map| map.enforced_ingress),
+            enforced_egress: policy.is_some_and(|map| map.enforced_egress),
+            created: endpoint.created,
+            log: endpoint.log.clone(),
+        }
+    }
+
+    fn identity_views(&self) -> BTreeMap<Identity, IdentityView> {
+        let mut views: BTreeMap<Identity, IdentityView> = self
+            .identities
+            .iter()
+            .map(|(identity, labels)| (identity, IdentityView { labels: labels.clone(), references: 0 }))
+            .collect();
+        for endpoint in self.endpoints.iter() {
+            if let Some(view) = views.get_mut(&endpoint.identity) {
+                view.references += 1;
+            }
+        }
+        views
+    }
+
+    fn address_views(&self) -> BTreeMap<IpAddr, AddressView> {
+        let endpoint = |address: &IpAddr| -> Option<EndpointId> { self.endpoints.by_address().get(address).copied() };
+        let view = |(address, allocation): (&IpAddr, &Allocation)| {
+            let view = AddressView {
+                pool: self.ipam.pool_of(*address).map(|pool| pool.id.clone()).unwrap_or_default(),
+                owner: allocation.owner.clone(),
+                purpose: allocation.purpose,
+                endpoint: endpoint(address),
+                since: allocation.since,
+            };
+            (*address, view)
+        };
+        self.ipam.addresses().iter().map(view).collect()
+    }
+
+    fn network_views(&self) -> BTreeMap<String, crate::Network> {
+        self.networks.iter().map(|known| (known.network.id.clone(), known.network.clone())).collect()
+    }
+
+    /// Those that were not overwritten meanwhile.
+    fn bad_records(&self) -> BTreeMap<String, String> {
+        let untouched = |key: &String, text: &Arc<str>| self.records.entries().get(key) == Some(text);
+        let bad = self.bad_records.iter().filter(|(key, (text, _))| untouched(key, text));
+        bad.map(|(key, (_, reason))| (key.clone(), reason.clone())).collect()
+    }
+
+    /// What is wrong with an endpoint in the kernel.
+    pub(crate) fn failure_of(&self, endpoint: &Endpoint) -> Option<&str> {
+        use model::desired::Object;
+        let failing = &self.status.failing;
+        let of_endpoint = failing.get(&Object::Endpoint(endpoint.id));
+        let of_policy = || failing.get(&Object::Policy(endpoint.identity));
+        let of_addresses = || endpoint.prefixes().find_map(|prefix| failing.get(&Object::Ipcache(prefix)));
+        of_endpoint.or_else(of_policy).or_else(of_addresses).map(|failure| failure.message.as_str())
+    }
+
+    /// Whether the endpoint has the identity that its labels have.
+    pub(crate) fn is_identified(&self, endpoint: &Endpoint) -> bool {
+        let labels = endpoint.labels.as_deref();
+        labels.is_some_and(|labels| self.identities.number(labels) == Some(endpoint.identity))
+    }
+}
+
+/// The container's labels that the filter left out.
+fn disabled_labels(endpoint: &Endpoint) -> Labels {
+    let raw = endpoint.container_labels.iter().flatten();
+    let all = raw.map(|(key, value)| Label::new(labels::SOURCE_CONTAINER, key, value));
+    let used = endpoint.labels.as_deref();
+    all.filter(|label| used.is_none_or(|used| !used.0.contains(label))).collect()
+}
