@@ -6,7 +6,6 @@
 
 pub use crate::endian::{Be16, Be32};
 
-
 pub const ABI_VERSION: u32 = 1;
 pub const LXC_IFINDEX_BASE: u32 = 65536;
 pub const LXC_SLOTS: u32 = 65536;

@@ -11,3 +11,6 @@ mod pod;
 
 /// The ELF object with the programs of `names::program` and the maps of `names::map`, aligned as a parser wants it.
 pub static CONTAINER: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/container.bpf.o"));
+
+#[cfg(feature = "testing")]
+pub mod testing;

@@ -3,6 +3,7 @@
 //! Owns the command line alone; each chore is a file of its own.
 
 mod abi;
+mod bench_bpf;
 
 use clap::Parser;
 
@@ -12,10 +13,13 @@ use clap::Parser;
 enum Chore {
     /// Write bpf/src/abi.rs from bpf/abi.h.
     Abi(abi::Args),
+    /// Measure the eBPF programs beside their yardsticks (root).
+    BenchBpf(bench_bpf::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     match Chore::parse() {
         Chore::Abi(args) => abi::run(&args),
+        Chore::BenchBpf(args) => bench_bpf::run(&args),
     }
 }

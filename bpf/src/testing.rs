@@ -1,0 +1,14 @@
+//! What tests and benchmarks need to run the programs without attaching them (feature `testing`).
+//!
+//! Owns loading into maps of one's own and `BPF_PROG_TEST_RUN`; what is asserted is the tests' business.
+
+pub mod bench;
+pub mod fixture;
+pub mod node;
+pub mod packet;
+mod pins;
+pub mod structure;
+mod tap;
+
+pub use node::{Node, Options, Ran};
+pub use pins::Pins;

@@ -1,0 +1,89 @@
+//! Two containers on one node, one of which may call the other: what the benchmark's packets meet.
+//!
+//! Owns the numbers and the filled maps.
+
+use super::node::Node;
+use crate::abi;
+use std::net::Ipv4Addr;
+use std::ops::Range;
+
+pub const CALLER: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
+pub const CALLED: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+pub const CALLER_SLOT: u32 = 1;
+pub const CALLED_SLOT: u32 = 2;
+pub const CALLER_IDENTITY: u32 = 1000;
+pub const CALLED_IDENTITY: u32 = 2000;
+/// The first port that may be called.
+pub const PORT: u32 = 8000;
+
+const CALLER_POLICY: u32 = 11;
+const CALLED_POLICY: u32 = 12;
+/// Identities and addresses beside the two, so that tables are not empty.
+const OTHERS: u32 = 1000;
+
+pub fn ports() -> Range<u32> {
+    PORT..PORT + 200
+}
+
+/// Fills the maps: endpoints, policies of 200 ports and 100 other entries, an address cache of 1000.
+pub fn fill(node: &mut Node) -> anyhow::Result<()> {
+    for (slot, address, identity, policy) in
+        [(CALLER_SLOT, CALLER, CALLER_IDENTITY, CALLER_POLICY), (CALLED_SLOT, CALLED, CALLED_IDENTITY, CALLED_POLICY)]
+    {
+        node.set_endpoint(slot, endpoint(address, identity, policy))?;
+        node.set_ipcache(
+            ipcache_key(address),
+            32,
+            abi::IpcacheEntry { identity, slot: u16::try_from(slot)?, ..Default::default() },
+        )?;
+    }
+    for n in 0..OTHERS {
+        let key = ipcache_key(Ipv4Addr::from(0x0a80_0000 + n * 7));
+        node.set_ipcache(key, 32, abi::IpcacheEntry { identity: 3000 + n, ..Default::default() })?;
+    }
+    for (policy, subject, peer, direction) in [
+        (CALLER_POLICY, CALLER_IDENTITY, CALLED_IDENTITY, abi::POLICY_EGRESS),
+        (CALLED_POLICY, CALLED_IDENTITY, CALLER_IDENTITY, abi::POLICY_INGRESS),
+    ] {
+        let mut header = abi::PolicyHeader { id: policy, identity: subject, ..Default::default() };
+        header.classes[direction as usize][abi::POLICY_PEER as usize] = 1 << abi::POLICY_CLASS_EXACT;
+        let others = (0..100).map(|n| (3000 + n, 80 + n % 50));
+        for (peer, port) in ports().map(|port| (peer, port)).chain(others) {
+            node.set_policy(
+                policy_key(policy, peer, port, direction)?,
+                abi::PolicyEntry { precedence: 1, ..Default::default() },
+            )?;
+        }
+        node.set_header(header)?;
+    }
+    node.set_runtime(abi::Runtime { ipcache_generation: 1, monitor: abi::MONITOR_MEDIUM, ..Default::default() })
+}
+
+fn endpoint(address: Ipv4Addr, identity: u32, policy: u32) -> abi::Endpoint {
+    abi::Endpoint {
+        policy,
+        identity,
+        ipv4: address.into(),
+        flags: abi::ENDPOINT_VALID as u16,
+        mac: [2, 0, 0, 0, 0, 1],
+        node_mac: [2, 0, 0, 0, 0, 2],
+        ..Default::default()
+    }
+}
+
+fn ipcache_key(address: Ipv4Addr) -> abi::IpcacheKey {
+    let mut key = abi::IpcacheKey { family: abi::FAMILY_IPV4 as u8, ..Default::default() };
+    key.address[..4].copy_from_slice(&address.octets());
+    key
+}
+
+fn policy_key(policy: u32, identity: u32, port: u32, direction: u32) -> anyhow::Result<abi::PolicyKey> {
+    let egress = if direction == abi::POLICY_EGRESS { abi::POLICY_KEY_EGRESS } else { 0 };
+    Ok(abi::PolicyKey {
+        policy,
+        identity,
+        port: u16::try_from(port)?,
+        protocol: 6,
+        class_direction: (abi::POLICY_CLASS_EXACT | egress) as u8,
+    })
+}
