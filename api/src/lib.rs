@@ -20,6 +20,9 @@ pub mod routes;
 pub mod status;
 
 pub use client::{Client, ClientError};
+/// Words of the vocabulary that the shapes are made of, for clients that know this crate alone.
+pub use model::drop_reason::DropReason;
+pub use model::{Direction, EndpointId, EndpointState, Identity, Mac, Protocol, event};
 
 /// Where the agent listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/var/run/cilium/cilium.sock";
