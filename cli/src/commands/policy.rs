@@ -1,0 +1,36 @@
+//! `cilium policy …`: importing, showing, deleting and questioning rules.
+
+mod delete;
+mod document;
+mod get;
+mod import;
+mod trace;
+mod validate;
+mod wait;
+
+use super::Session;
+use crate::failure::Failure;
+
+/// Import, show, delete and question the rules of who may talk to whom
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    Import(import::Args),
+    Get(get::Args),
+    Delete(delete::Args),
+    Trace(trace::Args),
+    Validate(validate::Args),
+    Wait(wait::Args),
+}
+
+impl Command {
+    pub async fn run(self, session: &mut Session) -> Result<(), Failure> {
+        match self {
+            Command::Import(args) => args.run(session).await,
+            Command::Get(args) => args.run(session).await,
+            Command::Delete(args) => args.run(session).await,
+            Command::Trace(args) => args.run(session).await,
+            Command::Validate(args) => args.run(session),
+            Command::Wait(args) => args.run(session).await,
+        }
+    }
+}
