@@ -284,18 +284,18 @@ impl Bench {
             let mut times: [Vec<f64>; 5] = Default::default();
             for round in 0..=self.runs {
                 let from_container = self.forward.program(program::FROM_CONTAINER)?;
-                let found = [
-                    ahead.run(None, packets)?,
-                    ahead.run(Some(classifier(&self.yardstick.0, "skeleton")?), packets)?,
-                    ahead.run(Some(from_container), packets)?,
-                    back.run(None, packets)?,
-                    back.run(Some(self.backward.program(program::FROM_CONTAINER)?), packets)?,
-                ];
+                let floor = ahead.run(None, packets)?;
+                let skeleton = ahead.run(Some(classifier(&self.yardstick.0, "skeleton")?), packets)?;
+                let ours = ahead.run(Some(from_container), packets)?;
                 self.drain_timed()?;
-                for action in [found[1].1, found[2].1, found[4].1] {
+                let back_floor = back.run(None, packets)?;
+                let reply = back.run(Some(self.backward.program(program::FROM_CONTAINER)?), packets)?;
+                self.drain_timed()?;
+                for (_, action) in [skeleton, ours, reply] {
                     anyhow::ensure!(action == super::node::ACT_REDIRECT, "action {action} in place of a redirect");
                 }
                 if round > 0 {
+                    let found = [floor, skeleton, ours, back_floor, reply];
                     times.iter_mut().zip(found).for_each(|(times, (time, _))| times.push(time));
                 }
             }
