@@ -22,19 +22,21 @@ use crate::render::{Format, Output};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 
+const GLOBAL: &str = "Options of every command";
+
 /// Talks to cilium-agent: what it runs, what it allows, what it sees.
 #[derive(Debug, Parser)]
 #[command(name = "cilium", version, max_term_width = 110, propagate_version = false)]
 pub struct Cli {
     /// Socket of the agent: a path, with or without unix:// in front
-    #[arg(short = 'H', long, global = true, env = "CILIUM_SOCK", value_name = "PATH",
-          default_value = api::DEFAULT_SOCKET, value_parser = socket_path)]
+    #[arg(short = 'H', long, global = true, env = "CILIUM_SOCK", hide_env_values = true, value_name = "PATH",
+          default_value = api::DEFAULT_SOCKET, value_parser = socket_path, help_heading = GLOBAL)]
     pub host: PathBuf,
-    /// Form of the output
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, hide_possible_values = false)]
+    /// Form of the output: for people or for programs
+    #[arg(short, long, global = true, value_enum, value_name = "FORM", default_value_t = Format::Table, help_heading = GLOBAL)]
     pub output: Format,
     /// Tell each request on standard error
-    #[arg(short = 'D', long, global = true)]
+    #[arg(short = 'D', long, global = true, help_heading = GLOBAL)]
     pub debug: bool,
     #[command(subcommand)]
     pub command: Command,

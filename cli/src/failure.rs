@@ -49,6 +49,8 @@ pub enum Failure {
     AgentRuns { socket: PathBuf },
     #[error("Cannot tell whether an agent is running at {}", socket.display())]
     AgentUnknown { socket: PathBuf, source: ClientError },
+    #[error("Cannot ask whether to go on: give -f to remove without a question")]
+    Ask { source: io::Error },
     #[error("Nothing was removed: the question was not answered with y")]
     NotConfirmed,
     #[error("Cannot run {}", program.display())]
@@ -79,7 +81,10 @@ impl Failure {
             append(&mut text, format_args!(": {error}"));
             cause = error.source();
         }
-        if let Some(ClientError::Refused { body, .. }) = self.client_error() {
+        if let Some(ClientError::Refused { status, body }) = self.client_error() {
+            if body.error.is_empty() {
+                append(&mut text, format_args!("the agent answered {status} without a reason"));
+            }
             for fault in &body.details {
                 let colon = if fault.path.is_empty() { "" } else { ": " };
                 append(&mut text, format_args!("\n  {}{colon}{}", fault.path, fault.message));
@@ -125,6 +130,14 @@ mod tests {
             "Cannot list endpoints: cannot reach the agent at /run/x.sock: is cilium-agent running?: permission denied\n\
              Only root and members of the group cilium may talk to the agent."
         );
+    }
+
+    #[test]
+    fn a_refusal_without_words_has_its_status() {
+        let body = api::ErrorBody { error: String::new(), details: Vec::new() };
+        let source = ClientError::Refused { status: Default::default(), body };
+        let report = Failure::Agent { what: "list nodes".into(), source }.report();
+        assert_eq!(report, "Cannot list nodes: the agent answered 200 OK without a reason");
     }
 
     #[test]

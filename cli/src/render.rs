@@ -21,9 +21,7 @@ pub const CYAN: Style = AnsiColor::Cyan.on_default();
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// For people
     Table,
-    /// For programs
     Json,
 }
 

@@ -14,16 +14,21 @@ use std::process::{Command, Stdio};
 ///
 /// Refuses while an agent runs. Asks before it removes anything, unless -f is given.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  cilium cleanup --bpf-state\n  \
+                        cilium cleanup --all-state -f -- --lib-dir /srv/cilium")]
 pub struct Args {
     /// Remove programs, maps, devices and rules from the kernel
-    #[arg(long, env = "CLEAN_CILIUM_BPF_STATE", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "CLEAN_CILIUM_BPF_STATE", hide_env_values = true, value_parser = FalseyValueParser::new())]
     bpf_state: bool,
     /// Remove those and everything on disk: addresses, identities, policies
-    #[arg(long, env = "CLEAN_CILIUM_STATE", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "CLEAN_CILIUM_STATE", hide_env_values = true, value_parser = FalseyValueParser::new())]
     all_state: bool,
     /// Do not ask
     #[arg(short, long)]
     force: bool,
+    /// Options that the agent ran with, when they say where it kept its state
+    #[arg(last = true, value_name = "AGENT OPTION")]
+    agent_options: Vec<std::ffi::OsString>,
 }
 
 const AGENT: &str = "cilium-agent";
@@ -44,7 +49,7 @@ impl Args {
         let program = agent_program();
         let failed = |source| Failure::RunAgent { program: program.clone(), source };
         let mut command = Command::new(&program);
-        command.args(["cleanup", flag, "--force"]).stdin(Stdio::null());
+        command.args(["cleanup", flag, "--force"]).args(&self.agent_options).stdin(Stdio::null());
         if session.out.is_json() {
             command.stdout(std::io::stderr());
         }
@@ -74,10 +79,10 @@ fn confirmed(what: &str) -> Result<bool, Failure> {
     let mut stderr = anstream::stderr();
     let asked =
         write!(stderr, "This removes {what} that belongs to the agent. Go on? [y/N] ").and_then(|()| stderr.flush());
-    asked.map_err(|source| Failure::Write { source })?;
+    asked.map_err(|source| Failure::Ask { source })?;
     let mut answer = String::new();
     let read = std::io::stdin().lock().read_line(&mut answer);
-    read.map_err(|source| Failure::Read { name: "the answer".to_owned(), source })?;
+    read.map_err(|source| Failure::Ask { source })?;
     Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 

@@ -9,7 +9,7 @@ use api::kvstore::{Entry, Value};
 /// Read and write the store behind the agent
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "Examples:\n  cilium kvstore get --recursive cilium/state/identities\n  \
-                        cilium kvstore set test/key value")]
+                        cilium kvstore set cilium/state/test/key value")]
 pub enum Command {
     Get(Get),
     Set(Set),
@@ -19,6 +19,7 @@ pub enum Command {
 /// Show what is stored under a key
 #[derive(Debug, clap::Args)]
 pub struct Get {
+    /// Such as cilium/state/nodes/v1
     key: String,
     /// Everything whose key begins with this one
     #[arg(long)]
@@ -29,8 +30,10 @@ pub struct Get {
 #[derive(Debug, clap::Args)]
 #[command(override_usage = "cilium kvstore set <KEY> <VALUE>\n       cilium kvstore set --key <KEY> --value <VALUE>")]
 pub struct Set {
+    /// Such as cilium/state/nodes/v1
     #[arg(value_name = "KEY", required_unless_present = "key", conflicts_with = "key", requires = "value_word")]
     key_word: Option<String>,
+    /// Text
     #[arg(value_name = "VALUE", conflicts_with = "value")]
     value_word: Option<String>,
     /// The key, for those who like to name it
@@ -44,6 +47,7 @@ pub struct Set {
 /// Delete a key; the agent may act upon it
 #[derive(Debug, clap::Args)]
 pub struct Delete {
+    /// Such as cilium/state/nodes/v1
     key: String,
     /// Everything whose key begins with this one
     #[arg(long)]

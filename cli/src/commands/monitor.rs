@@ -32,13 +32,13 @@ pub struct Args {
     #[arg(long, value_name = "ID", value_delimiter = ',')]
     related_to: Vec<u16>,
     /// Only these kinds
-    #[arg(short = 't', long = "type", value_enum, value_delimiter = ',')]
+    #[arg(short = 't', long = "type", value_enum, value_name = "KIND", value_delimiter = ',')]
     kinds: Vec<Kind>,
     /// Show the captured bytes
     #[arg(long)]
     hex: bool,
     /// One line of JSON for each (the same as -o json, here)
-    #[arg(short, long, conflicts_with_all = ["hex", "verbose"])]
+    #[arg(short, long)]
     json: bool,
     /// Show all that is known about each packet
     #[arg(short, long)]
@@ -48,6 +48,9 @@ pub struct Args {
 impl Args {
     pub async fn run(self, session: &mut Session) -> Result<(), Failure> {
         let json = self.json || session.out.is_json();
+        if json && (self.hex || self.verbose) {
+            return Err(Failure::Usage("JSON holds everything: --hex and --verbose are for text".to_owned()));
+        }
         let filter = Filter::new(&self.from, &self.to, &self.related_to, &self.kinds);
         let mut lines = session.agent.stream("listen for events", api::routes::MONITOR).await?;
         loop {

@@ -1,5 +1,6 @@
 //! `cilium policy …`: importing, showing, deleting and questioning rules.
 
+mod change;
 mod delete;
 mod document;
 mod get;

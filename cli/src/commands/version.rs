@@ -9,6 +9,11 @@ use serde_json::json;
 
 /// This program's version.
 pub const CLIENT: &str = env!("CARGO_PKG_VERSION");
+/// The commit it was built from, if the build said so.
+const REVISION: &str = match option_env!("CILIUM_REVISION") {
+    Some(revision) => revision,
+    None => "",
+};
 
 /// Show the versions of this program and of the agent
 #[derive(Debug, clap::Args)]
@@ -26,16 +31,18 @@ impl Args {
         };
         // This program's version is shown also when the agent does not answer.
         let known = daemon.as_ref().ok().and_then(Option::as_ref);
-        session.out.show(&json!({"client": {"version": CLIENT}, "daemon": known}), |_| table(known).into())?;
+        let client = Version { version: CLIENT.to_owned(), revision: REVISION.to_owned() };
+        session.out.show(&json!({"client": client, "daemon": known}), |_| table(&client, known).into())?;
         daemon.map(|_| ())
     }
 }
 
-fn table(daemon: Option<&Version>) -> Table {
+fn table(client: &Version, daemon: Option<&Version>) -> Table {
     let mut table = Table::new(Layout { minimum: 2, padding: 1, indent: 0 });
-    table.row(row!["Client:", CLIENT]);
-    if let Some(Version { version, revision }) = daemon {
-        table.row(row!["Daemon:", format!("{version} {revision}").trim_end()]);
+    let both = |version: &Version| format!("{} {}", version.version, version.revision).trim_end().to_owned();
+    table.row(row!["Client:", both(client)]);
+    if let Some(daemon) = daemon {
+        table.row(row!["Daemon:", both(daemon)]);
     }
     table
 }
@@ -48,7 +55,8 @@ mod tests {
     #[test]
     fn two_lines() {
         let daemon = Version { version: "9.9.9".into(), revision: "abc".into() };
-        assert_eq!(plain(table(Some(&daemon))), format!("Client: {CLIENT}\nDaemon: 9.9.9 abc\n"));
-        assert_eq!(plain(table(None)), format!("Client: {CLIENT}\n"));
+        let client = Version { version: "9.9.8".into(), revision: String::new() };
+        assert_eq!(plain(table(&client, Some(&daemon))), "Client: 9.9.8\nDaemon: 9.9.9 abc\n");
+        assert_eq!(plain(table(&client, None)), "Client: 9.9.8\n");
     }
 }

@@ -43,10 +43,10 @@ fn the_agents_program_does_the_work() {
     let installed = Installed::new(0);
     assert_eq!(installed.cleanup(&["--bpf-state", "-f"], "").succeeded().stdout, "gone\n");
     installed.cleanup(&["--all-state", "--force"], "").succeeded();
-    installed.cleanup(&["--all-state", "--bpf-state", "-f"], "").succeeded();
+    installed.cleanup(&["--all-state", "--bpf-state", "-f", "--", "--lib-dir", "/x y"], "").succeeded();
     assert_eq!(
         installed.calls(),
-        "cleanup --bpf-state --force\ncleanup --all-state --force\ncleanup --all-state --force\n"
+        "cleanup --bpf-state --force\ncleanup --all-state --force\ncleanup --all-state --force --lib-dir /x y\n"
     );
     let ran = installed.cleanup(&["--bpf-state", "-f", "-o", "json"], "").succeeded();
     assert_eq!(ran.json(), json!({"removed": "bpf-state"}));

@@ -98,6 +98,7 @@ fn wrong_use_ends_with_two() {
         &["policy", "import"],
         &["monitor", "-t", "nonsense"],
         &["monitor", "-j", "--hex"],
+        &["monitor", "-o", "json", "-v"],
         &["status", "-o", "yaml"],
         &["-H", "tcp://127.0.0.1:80", "status"],
         &["config", "Debug=true"],

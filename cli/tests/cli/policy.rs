@@ -46,7 +46,7 @@ fn standard_input_and_flags() {
     agent.answer("PUT /v1/policy?replace=true&wait=true", &change(7, json!({"endpoints": 3, "failing": []})));
     let text = json!([rule("one")]).to_string();
     let ran = agent.cilium_with_stdin(&["policy", "import", "-", "--replace", "--wait"], &text).succeeded();
-    assert_eq!(ran.stdout, "Revision: 7\nEnforced by 3/3 endpoints\n");
+    assert_eq!(ran.stdout, "Revision: 7\nEnforced by 3 endpoints\n");
     agent.answer("PUT /v1/policy", &change(8, Value::Null));
     let ran = agent.cilium_with_stdin(&["policy", "import", "-", "--print"], &text).succeeded();
     let (printed, revision) = ran.stdout.split_at(ran.stdout.len() - "Revision: 8\n".len());
@@ -61,12 +61,15 @@ fn standard_input_and_flags() {
 #[test]
 fn what_is_not_enforced_everywhere_ends_with_one() {
     let agent = FakeAgent::start();
-    let failing = json!({"endpoints": 3, "failing": ["endpoint 5: no space left"]});
+    let failing = json!({"endpoints": 2, "failing": ["endpoint 5: no space left"]});
     agent.answer("PUT /v1/policy?wait=true", &change(7, failing));
     let path = file(&agent, "a.json", &json!([rule("one")]));
     let ran = agent.cilium(&["policy", "import", &path, "--wait"]).failed_with(1);
-    assert_eq!(ran.stdout, "Revision: 7\nEnforced by 2/3 endpoints\n");
+    assert_eq!(ran.stdout, "Revision: 7\nEnforced by 2 endpoints\n");
     assert!(ran.stderr.contains("endpoint 5: no space left"), "{ran:?}");
+    agent.answer("DELETE /v1/policy?all=true&wait=true", &change(8, json!({"endpoints": 3, "failing": []})));
+    let ran = agent.cilium(&["policy", "delete", "--all", "--wait"]).succeeded();
+    assert_eq!(ran.stdout, "Revision: 8\nEnforced by 3 endpoints\n");
 }
 
 #[test]

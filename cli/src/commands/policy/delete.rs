@@ -1,6 +1,7 @@
 //! `cilium policy delete`.
 
 use super::super::Session;
+use super::change;
 use crate::agent::Route;
 use crate::failure::Failure;
 use api::policy::PolicyChange;
@@ -15,6 +16,9 @@ pub struct Args {
     /// Delete every rule
     #[arg(long, conflicts_with = "labels")]
     all: bool,
+    /// Return when no endpoint enforces the rules any more
+    #[arg(long)]
+    wait: bool,
 }
 
 impl Args {
@@ -22,11 +26,8 @@ impl Args {
         if self.labels.is_empty() && !self.all {
             return Err(Failure::Usage("Please use --all flag to delete all policies".to_owned()));
         }
-        let route = Route::new(api::routes::POLICY).labels(&self.labels).flag("all", self.all);
-        let change: PolicyChange = session.agent.delete("delete policy", route).await?;
-        if session.out.is_json() {
-            return session.out.json(&change);
-        }
-        session.out.line(format!("Revision: {}", change.revision))
+        let route = Route::new(api::routes::POLICY).labels(&self.labels).flag("all", self.all).flag("wait", self.wait);
+        let change: PolicyChange = change::agent(session, self.wait).delete("delete policy", route).await?;
+        change::tell(session, change, None)
     }
 }

@@ -1,14 +1,13 @@
 //! `cilium policy import`: all rules of all files in one request.
 
 use super::super::Session;
+use super::change;
 use super::document::RuleList;
 use crate::agent::Route;
 use crate::failure::Failure;
 use api::ClientError;
 use api::policy::PolicyChange;
-use serde_json::json;
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// Import rules: all of them or, when one is at fault, none
 #[derive(Debug, clap::Args)]
@@ -29,9 +28,6 @@ pub struct Args {
     /// Show the rules as understood
     #[arg(long)]
     print: bool,
-    /// Seconds to wait at most
-    #[arg(long, value_name = "SECONDS", default_value_t = 360, requires = "wait")]
-    max_wait_time: u64,
 }
 
 impl Args {
@@ -45,42 +41,21 @@ impl Args {
             session.out.json(&list.rules)?;
         }
         let change = self.send(session, &list).await?;
-        self.show(session, &list, &change)?;
-        let failing = change.enforced.map(|enforced| enforced.failing).unwrap_or_default();
-        if failing.is_empty() { Ok(()) } else { Err(Failure::NotEnforced { revision: change.revision, failing }) }
+        change::tell(session, change, self.print.then_some(&list.rules))
     }
 
     async fn send(&self, session: &Session, list: &RuleList) -> Result<PolicyChange, Failure> {
-        let agent = match self.wait {
-            true => session.agent.patient(Duration::from_secs(self.max_wait_time)),
-            false => session.agent.clone(),
-        };
         let route = Route::new(api::routes::POLICY).flag("replace", self.replace).flag("wait", self.wait);
-        agent.put("import policy", route, &list.rules).await.map_err(|failure| match failure {
-            Failure::Agent { what, source: ClientError::Refused { status, mut body } } => {
-                for fault in &mut body.details {
-                    fault.path = list.locate(&fault.path);
+        change::agent(session, self.wait).put("import policy", route, &list.rules).await.map_err(
+            |failure| match failure {
+                Failure::Agent { what, source: ClientError::Refused { status, mut body } } => {
+                    for fault in &mut body.details {
+                        fault.path = list.locate(&fault.path);
+                    }
+                    Failure::Agent { what, source: ClientError::Refused { status, body } }
                 }
-                Failure::Agent { what, source: ClientError::Refused { status, body } }
-            }
-            other => other,
-        })
-    }
-
-    fn show(&self, session: &mut Session, list: &RuleList, change: &PolicyChange) -> Result<(), Failure> {
-        if session.out.is_json() {
-            return match self.print {
-                true => session.out.json(&json!({"change": change, "rules": list.rules})),
-                false => session.out.json(change),
-            };
-        }
-        session.out.line(format!("Revision: {}", change.revision))?;
-        match &change.enforced {
-            Some(enforced) => {
-                let done = enforced.endpoints.saturating_sub(enforced.failing.len());
-                session.out.line(format!("Enforced by {done}/{} endpoints", enforced.endpoints))
-            }
-            None => Ok(()),
-        }
+                other => other,
+            },
+        )
     }
 }
