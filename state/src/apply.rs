@@ -26,6 +26,7 @@ impl State {
             Input::Datapath(status) => self.status = status,
             Input::PolicyDocument { revision, rules } => self.put_policy(revision, rules, Freshness::Event)?,
             Input::PolicyListed { revision, rules } => self.put_policy(revision, rules, Freshness::Listing)?,
+            Input::Enforcement(enforcement) => self.policies.enforce(enforcement),
             Input::IdentityKnown { identity, labels } => self.confirm_identity(identity, labels, now)?,
             Input::IdentityGone { identity } => self.unconfirm_identity(identity, now),
             Input::Synced(source) => self.set_sync(source, SyncState::Synced),

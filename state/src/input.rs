@@ -31,6 +31,8 @@ pub enum Input {
     /// What a fresh listing of the kvstore found: taken whatever its revision, since the kvstore is the truth. No
     /// document there = revision 1 and `[]`.
     PolicyListed { revision: u64, rules: Arc<str> },
+    /// For whom policy is enforced from now on, instead of what `Config::policy` says.
+    Enforcement(policy::Enforcement),
 
     /// The kvstore says that this number stands for these labels.
     IdentityKnown { identity: Identity, labels: Labels },

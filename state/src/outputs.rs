@@ -245,9 +245,9 @@ pub struct PoolView {
     pub node_pool: bool,
     /// Requests that hold it.
     pub references: u32,
-    /// Addresses taken, the set-aside ones (network, broadcast, gateway) not counted.
+    /// How many of `capacity` are taken. Fixed addresses outside the range are not among them.
     pub allocated: u64,
-    /// Addresses that can be handed out without naming them.
+    /// Addresses of the range (of the subnet, without a range) but for those set aside: network, broadcast, gateway.
     pub capacity: u128,
 }
 
@@ -271,12 +271,15 @@ pub struct PolicyView {
     pub repository: Arc<policy::Repository>,
     /// Why the newest document could not be taken; the rules in force are then older ones.
     pub fault: Option<String>,
+    /// For whom policy is enforced.
+    pub enforcement: policy::Enforcement,
 }
 
 /// The repository follows from the rest.
 impl PartialEq for PolicyView {
     fn eq(&self, other: &PolicyView) -> bool {
-        (self.revision, &self.rules, &self.fault) == (other.revision, &other.rules, &other.fault)
+        (self.revision, &self.rules, &self.fault, self.enforcement)
+            == (other.revision, &other.rules, &other.fault, other.enforcement)
     }
 }
 

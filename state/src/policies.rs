@@ -120,6 +120,14 @@ impl Policies {
         }
     }
 
+    /// Changes for whom policy is enforced.
+    pub(crate) fn enforce(&mut self, enforcement: policy::Enforcement) {
+        if self.options.enforcement != enforcement {
+            self.options.enforcement = enforcement;
+            self.note();
+        }
+    }
+
     pub(crate) fn restore(&mut self, document: Document) {
         self.cached = Some(document);
         self.changed = true;
@@ -169,6 +177,7 @@ impl Policies {
             rules: self.in_force.as_ref().map_or_else(|| "[]".into(), |document| document.text.clone()),
             repository: self.in_force.as_ref().map(|document| document.repository.clone()).unwrap_or_default(),
             fault: self.fault.clone(),
+            enforcement: self.options.enforcement,
         }
     }
 

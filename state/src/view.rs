@@ -61,7 +61,7 @@ impl State {
     }
 
     pub(crate) fn pool_view(&self, pool: &Pool) -> PoolView {
-        let taken = |address: &&IpAddr| pool.subnet.contains(**address);
+        let taken = |address: &&IpAddr| pool.hands_out(**address);
         let foreign = self.endpoints.by_address().keys().filter(|a| !self.ipam.addresses().contains_key(a));
         let allocated = self.ipam.addresses().keys().filter(taken).count() + foreign.filter(taken).count();
         PoolView {

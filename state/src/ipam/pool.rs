@@ -82,6 +82,12 @@ impl Pool {
         (first(range), last(range))
     }
 
+    /// Whether the address may be given to somebody who names none.
+    pub(crate) fn hands_out(&self, address: IpAddr) -> bool {
+        let (low, high) = self.span();
+        self.subnet.contains(address) && (low..=high).contains(&number(address)) && self.set_aside(address).is_none()
+    }
+
     /// How many addresses of the span may be handed out at all.
     pub(crate) fn capacity(&self) -> u128 {
         let (low, high) = self.span();
