@@ -1,0 +1,169 @@
+//! Which container an endpoint belongs to, and so which labels it has. `Join` asks Docker while Docker waits for us, so
+//! that the container's first packet finds its identity in place; where Docker does not tell in time the endpoint stays
+//! `reserved:init` and a task keeps asking.
+
+use crate::agent::Agent;
+use crate::docker::{Container, Docker};
+use crate::refusal::Refusal;
+use crate::stats::CallStats;
+use api::endpoint::EndpointChange;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// What Docker gets at `Join` when its API has been answering. It needs a few milliseconds.
+const JOIN_BOUND: Duration = Duration::from_millis(500);
+/// What it gets when it has not: while an engine starts it serves nobody, and its start must not wait for us.
+const AWAY_BOUND: Duration = Duration::from_millis(30);
+/// Pause between two questions at `Join`.
+const JOIN_PAUSE: Duration = Duration::from_millis(10);
+/// What Docker gets when nobody waits.
+const LATER_BOUND: Duration = Duration::from_secs(5);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Finds containers, at once or later.
+pub(crate) struct Resolver {
+    agent: Agent,
+    docker: Docker,
+    stats: Arc<CallStats>,
+    /// Whether Docker's API was answering when it was last used.
+    up: AtomicBool,
+    /// Docker's endpoint id to its network's.
+    pending: Mutex<BTreeMap<String, String>>,
+    wake: Notify,
+}
+
+/// What becomes of an endpoint whose container is sought.
+enum Found {
+    /// The agent knows the container now, or no longer the endpoint.
+    Settled,
+    NotYet,
+}
+
+impl Resolver {
+    pub(crate) fn new(agent: Agent, docker: Docker, stats: Arc<CallStats>) -> Resolver {
+        let (pending, wake) = (Mutex::default(), Notify::new());
+        Resolver { agent, docker, stats, up: AtomicBool::new(false), pending, wake }
+    }
+
+    /// The container of an endpoint that is about to join; `None` when Docker does not tell in time.
+    pub(crate) async fn at_join(&self, network: &str, endpoint: &str) -> Option<Container> {
+        let began = Instant::now();
+        let bound = if self.up.load(Ordering::Relaxed) { JOIN_BOUND } else { AWAY_BOUND };
+        let found = tokio::time::timeout_at(began + bound, self.ask_until_told(network, endpoint)).await;
+        self.stats.looked_up(began.elapsed(), found.is_err());
+        match found {
+            Ok(container) => Some(container),
+            Err(_) => {
+                tracing::info!(endpoint, ?bound, "Docker does not tell the container in time: reserved:init for now");
+                None
+            }
+        }
+    }
+
+    /// Seeks the container of an endpoint until it is found or the endpoint is gone.
+    pub(crate) fn later(&self, network: &str, endpoint: &str) {
+        self.lock().insert(endpoint.to_owned(), network.to_owned());
+        self.wake.notify_one();
+    }
+
+    /// Something happened in Docker: now is a good moment to ask.
+    pub(crate) fn ask_again(&self) {
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn docker_is(&self, up: bool) {
+        self.up.store(up, Ordering::Relaxed);
+        if up {
+            self.ask_again();
+        }
+    }
+
+    /// Works on what [`Resolver::later`] was told, until `shutdown`.
+    pub(crate) async fn run(&self, shutdown: CancellationToken) {
+        shutdown.run_until_cancelled(self.resolve_forever()).await;
+    }
+
+    async fn resolve_forever(&self) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let waiting = self.lock().clone();
+            if waiting.is_empty() {
+                self.wake.notified().await;
+                pause = FIRST_PAUSE;
+                continue;
+            }
+            for (endpoint, network) in &waiting {
+                if let Found::Settled = self.resolve(network, endpoint).await {
+                    self.lock().remove(endpoint);
+                }
+            }
+            match tokio::time::timeout(pause, self.wake.notified()).await {
+                Ok(()) => pause = FIRST_PAUSE,
+                Err(_) => pause = (pause * 2).min(LONGEST_PAUSE),
+            }
+        }
+    }
+
+    async fn resolve(&self, network: &str, endpoint: &str) -> Found {
+        let asked = tokio::time::timeout(LATER_BOUND, self.docker.container_of(network, endpoint)).await;
+        let done = match asked {
+            Ok(Ok(Some(container))) => self.tell(endpoint, container).await,
+            // Docker may not list it yet, or never again.
+            Ok(Ok(None)) => self.agent.endpoint(endpoint).await.map(|known| known.is_none()),
+            Ok(Err(error)) => {
+                tracing::debug!(endpoint, %error, "Docker does not tell the container");
+                return Found::NotYet;
+            }
+            Err(_) => return Found::NotYet,
+        };
+        match done {
+            Ok(true) => Found::Settled,
+            Ok(false) => Found::NotYet,
+            Err(error) => {
+                tracing::warn!(endpoint, %error, "a container was found but not told");
+                Found::NotYet
+            }
+        }
+    }
+
+    async fn tell(&self, endpoint: &str, container: Container) -> Result<bool, Refusal> {
+        let name = container.name.clone();
+        let told = self.agent.change_endpoint(endpoint, &learnt(container)).await?;
+        tracing::info!(endpoint, container = name, known = told.is_some(), "container found late");
+        Ok(true)
+    }
+
+    async fn ask_until_told(&self, network: &str, endpoint: &str) -> Container {
+        loop {
+            match self.docker.container_of(network, endpoint).await {
+                Ok(Some(container)) => return container,
+                Ok(None) => {}
+                Err(error) => tracing::debug!(endpoint, %error, "Docker does not tell the container"),
+            }
+            tokio::time::sleep(JOIN_PAUSE).await;
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the agent is told of an endpoint's container.
+pub(crate) fn learnt(container: Container) -> EndpointChange {
+    EndpointChange {
+        container_id: Some(container.id),
+        container_name: Some(container.name),
+        container_labels: Some(container.labels),
+        ..EndpointChange::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;

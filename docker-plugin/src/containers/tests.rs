@@ -1,0 +1,72 @@
+//! The look-up of containers through `Join`, with a fake Docker.
+
+use super::*;
+use crate::docker::Docker;
+use crate::rig::{ENDPOINT, NETWORK, Rig, eventually};
+use serde_json::{Value, json};
+
+fn app1() -> Value {
+    json!({"Id": "c0ffee", "Names": ["/app1"], "Labels": {"id": "app1", "tier": ""}, "State": "created"})
+}
+
+#[tokio::test]
+async fn an_endpoint_joins_with_its_containers_labels() {
+    let (rig, agent) = Rig::with_agent();
+    let docker = rig.start_docker();
+    eventually("Docker to be found", || docker.followed()).await;
+    rig.network(false).await;
+    rig.endpoint("10.1.0.7/32", "", "").await.unwrap();
+    docker.attach(NETWORK, ENDPOINT, &format!("ep-{ENDPOINT}"), app1());
+    rig.join().await.unwrap();
+    let (_, change) = agent.world().changes[0].clone();
+    assert_eq!((change.container_id.as_deref(), change.container_name.as_deref()), (Some("c0ffee"), Some("app1")));
+    assert_eq!(change.container_labels.unwrap()["id"], "app1");
+    assert!(change.sandbox.is_some() && change.wait_ms.is_some());
+    assert_eq!(rig.stats.calls().last().unwrap().errors, 0);
+}
+
+#[tokio::test]
+async fn another_container_whose_name_looks_alike_is_not_taken() {
+    let rig = Rig::alone();
+    let docker = rig.start_docker();
+    docker.attach(NETWORK, ENDPOINT, "ep-x", json!({"Id": "1111", "Names": ["/a.b"], "Labels": {}}));
+    docker.world().containers.insert(0, json!({"Id": "2222", "Names": ["/axb"], "Labels": {"id": "app1"}}));
+    let client = Docker::new(rig.folder.path().join("docker.sock").to_str().unwrap()).unwrap();
+    let found = client.container_of(NETWORK, ENDPOINT).await.unwrap().unwrap();
+    assert_eq!(found.id, "1111");
+}
+
+#[tokio::test]
+async fn an_endpoint_whose_container_is_not_told_joins_all_the_same_and_is_labelled_later() {
+    let (rig, agent) = Rig::with_agent();
+    let docker = rig.start_docker();
+    docker.world().mute = true;
+    rig.network(false).await;
+    rig.endpoint("10.1.0.7/32", "", "").await.unwrap();
+    rig.join().await.unwrap();
+    let (_, change) = agent.world().changes[0].clone();
+    assert!(change.sandbox.is_some() && change.container_labels.is_none());
+    docker.attach(NETWORK, ENDPOINT, "c0ffee", app1());
+    docker.world().mute = false;
+    eventually("the labels", || agent.world().endpoints[ENDPOINT].container_id.is_some()).await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_goes_meanwhile_is_no_longer_sought() {
+    let rig = Rig::alone();
+    let agent = rig.start_agent();
+    let _docker = rig.start_docker();
+    let client = api::Client::new(rig.folder.path().join("agent.sock"), Duration::from_secs(5));
+    let docker = Docker::new(rig.folder.path().join("docker.sock").to_str().unwrap()).unwrap();
+    let resolver = Arc::new(Resolver::new(Agent::new(client), docker, rig.stats.clone()));
+    resolver.later(NETWORK, ENDPOINT);
+    let shutdown = CancellationToken::new();
+    let task = tokio::spawn({
+        let (resolver, shutdown) = (resolver.clone(), shutdown.clone());
+        async move { resolver.run(shutdown).await }
+    });
+    eventually("the search to end", || resolver.lock().is_empty()).await;
+    shutdown.cancel();
+    task.await.unwrap();
+    assert!(agent.requests().contains(&format!("GET /v1/endpoint/docker-endpoint:{ENDPOINT}")));
+}

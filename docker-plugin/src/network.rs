@@ -1,0 +1,238 @@
+//! The network driver: networks and endpoints, written against the agent. An endpoint's way out of its container is
+//! [`routes`]' business, the options are [`options`]'.
+
+mod options;
+mod routes;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use options::NetworkOptions;
+
+use crate::agent::Removal;
+use crate::call::{Answer, Plugin, id};
+use crate::ipam;
+use crate::networks::pool_of;
+use crate::protocol::{
+    CreateEndpoint, CreateNetwork, Discovery, EndpointOnly, GwAllocCheck, Interface, IpamData, Join, NetworkOnly, read,
+};
+use crate::refusal::Refusal;
+use api::endpoint::{Endpoint, EndpointCreate};
+use api::ipam::{Family, Pool};
+use api::network::{Network, Subnet};
+use serde_json::json;
+use std::net::IpAddr;
+
+/// How long the agent may take at `Join` until the kernel enforces the identity, milliseconds. What is left of the bound
+/// of a call after the look-up of the container.
+const IDENTITY_WAIT_MS: u64 = 1_000;
+
+impl Plugin {
+    pub(crate) fn network_capabilities(&self) -> Answer {
+        Answer::of(json!({"Scope": "local", "ConnectivityScope": "global"}))
+    }
+
+    /// Asked only of drivers that declare it. Refuses unknown options before Docker asks for a pool.
+    pub(crate) fn gateway_check(&self, body: &[u8]) -> Result<Answer, Refusal> {
+        NetworkOptions::parse(&read::<GwAllocCheck>(body)?.options)?;
+        Ok(Answer::of(json!({"SkipIPv4": false, "SkipIPv6": false})))
+    }
+
+    /// Only a swarm's manager asks this.
+    pub(crate) fn allocate_network(&self, body: &[u8]) -> Result<Answer, Refusal> {
+        id("NetworkID", &read::<NetworkOnly>(body)?.network_id)?;
+        Err(Refusal::Swarm)
+    }
+
+    /// Nothing was allocated, so nothing is left to free.
+    pub(crate) fn free_network(&self, body: &[u8]) -> Result<Answer, Refusal> {
+        id("NetworkID", &read::<NetworkOnly>(body)?.network_id)?;
+        Ok(Answer::empty())
+    }
+
+    pub(crate) async fn create_network(&self, body: &[u8]) -> Result<Answer, Refusal> {
+        let request: CreateNetwork = read(body)?;
+        let id = id("NetworkID", &request.network_id)?;
+        let options = NetworkOptions::parse(&request.options)?;
+        let pools = self.agent.pools().await?;
+        let ipv4 = subnet(&pools, Family::Ipv4, &request.ipv4_data)?;
+        let ipv6 = subnet(&pools, Family::Ipv6, &request.ipv6_data)?;
+        if ipv4.is_none() && ipv6.is_none() {
+            return Err(Refusal::NoSubnet);
+        }
+        options.check_mtu(ipv6.is_some())?;
+        let network = Network { id: id.to_owned(), ipv4, ipv6, internal: options.internal, mtu: options.mtu };
+        self.networks.put(network).await?;
+        self.fuse.reset();
+        Ok(Answer::empty().undone_by(Removal::Network(id.to_owned())))
+    }
+
+    pub(crate) async fn delete_network(&self, body: &[u8]) -> Result<Answer, Refusal> {
+        let request: NetworkOnly = read(body)?;
+        let id = id("NetworkID", &request.network_id)?;
+        self.networks.forget(id);
+        self.agent.remove(Removal::Network(id.to_owned())).await?;
+        Ok(Answer::empty())
+    }
+
+    pub(crate) async fn create_endpoint(&self, body: &[u8]) -> Result<Answer, Refusal> {
+        let request: CreateEndpoint = read(body)?;
+        let network = id("NetworkID", &request.network_id)?;
+        let endpoint = id("EndpointID", &request.endpoint_id)?;
+        options::check_endpoint(&request.options)?;
+        let mac = options::mac(&request.interface.mac_address, &request.options)?;
+        let create = EndpointCreate { mac, ..addressed(network, endpoint, &request.interface)? };
+        self.networks.get(network).await?;
+        let removal = Removal::Endpoint(endpoint.to_owned());
+        match self.agent.create_endpoint(&create).await {
+            Ok(made) => {
+                // What the request had must not be in the answer, or Docker rolls everything back.
+                let interface = match mac {
+                    Some(_) => json!({}),
+                    None => json!({"MacAddress": made.mac.to_string()}),
+                };
+                Ok(Answer::of(json!({"Interface": interface})).undone_by(removal))
+            }
+            Err(refusal) => {
+                self.clean_up(removal, &refusal).await;
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Docker sends no `DeleteEndpoint` after a failed `CreateEndpoint`. An agent that said no has left nothing; one that
+    /// said nothing may have made the endpoint.
+    async fn clean_up(&self, removal: Removal, refusal: &Refusal) {
+        let silent = matches!(refusal, Refusal::Agent { source, .. } if source.status().is_none());
+        if silent && let Err(error) = self.agent.remove(removal).await {
+            tracing::warn!(%error, "an endpoint that may be half made is left to the comparison with Docker's list");
+        }
+    }
+
+    pub(crate) async fn delete_endpoint(&self, body: &[u8]) -> Result<Answer, Refusal> {
+        let (_, endpoint) = endpoint_only(body)?;
+        self.agent.remove(Removal::Endpoint(endpoint)).await?;
+        Ok(Answer::empty())
+    }
+
+    /// Names of our own alone: Docker takes values under its names for Go's types.
+    pub(crate) async fn endpoint_info(&self, body: &[u8]) -> Result<Answer, Refusal> {
+        let (network, endpoint) = endpoint_only(body)?;
+        let found = self.existing(&network, &endpoint).await?;
+        Ok(Answer::of(json!({"Value": {
+            "io.cilium.endpoint.id": found.id.to_string(),
+            "io.cilium.endpoint.identity": found.identity.id.to_string(),
+            "io.cilium.endpoint.interface": found.interface_name,
+            "io.cilium.endpoint.mac": found.mac.to_string(),
+            "io.cilium.endpoint.mtu": found.mtu.to_string(),
+            "io.cilium.endpoint.state": found.state.as_str(),
+        }})))
+    }
+
+    pub(crate) async fn join(&self, body: &[u8]) -> Result<Answer, Refusal> {
+        let request: Join = read(body)?;
+        let network_id = id("NetworkID", &request.network_id)?;
+        let endpoint_id = id("EndpointID", &request.endpoint_id)?;
+        if request.sandbox_key.is_empty() {
+            return Err(Refusal::Missing { field: "SandboxKey" });
+        }
+        options::refuse_port_map(&request.options)?;
+        let network = self.networks.get(network_id).await?;
+        let container = self.resolver.at_join(network_id, endpoint_id).await;
+        let known = container.is_some();
+        let mut change = container.map(crate::containers::learnt).unwrap_or_default();
+        change.sandbox = Some(request.sandbox_key);
+        change.wait_ms = known.then_some(IDENTITY_WAIT_MS);
+        let changed = self.agent.change_endpoint(endpoint_id, &change).await?;
+        let endpoint = on_network(changed, network_id, endpoint_id)?;
+        if !known {
+            self.resolver.later(network_id, endpoint_id);
+        }
+        let joined = routes::joined(&network, &endpoint);
+        serde_json::to_value(joined).map(Answer::of).map_err(|_| Refusal::Broken)
+    }
+
+    /// The interface is still in the container: `DeleteEndpoint` follows and takes all away.
+    pub(crate) fn leave(&self, body: &[u8]) -> Result<Answer, Refusal> {
+        endpoint_only(body)?;
+        Ok(Answer::empty())
+    }
+
+    pub(crate) async fn program_external(&self, body: &[u8]) -> Result<Answer, Refusal> {
+        let request: Join = read(body)?;
+        let network = id("NetworkID", &request.network_id)?;
+        let endpoint = id("EndpointID", &request.endpoint_id)?;
+        options::refuse_port_map(&request.options)?;
+        self.existing(network, endpoint).await?;
+        Ok(Answer::empty())
+    }
+
+    /// Nothing was published, so nothing is left to revoke.
+    pub(crate) fn revoke_external(&self, body: &[u8]) -> Result<Answer, Refusal> {
+        endpoint_only(body)?;
+        Ok(Answer::empty())
+    }
+
+    /// Nodes are found through the kvstore, not through Docker's swarm.
+    pub(crate) fn discover(&self, body: &[u8]) -> Result<Answer, Refusal> {
+        let Discovery { discovery_type } = read(body)?;
+        tracing::debug!(discovery_type, "Docker's own discovery is not used");
+        Ok(Answer::empty())
+    }
+
+    async fn existing(&self, network: &str, endpoint: &str) -> Result<Endpoint, Refusal> {
+        on_network(self.agent.endpoint(endpoint).await?, network, endpoint)
+    }
+}
+
+fn on_network(found: Option<Endpoint>, network: &str, endpoint: &str) -> Result<Endpoint, Refusal> {
+    found
+        .filter(|found| found.docker_network_id == network)
+        .ok_or_else(|| Refusal::UnknownEndpoint { id: endpoint.to_owned() })
+}
+
+fn endpoint_only(body: &[u8]) -> Result<(String, String), Refusal> {
+    let request: EndpointOnly = read(body)?;
+    let network = id("NetworkID", &request.network_id)?.to_owned();
+    Ok((network, id("EndpointID", &request.endpoint_id)?.to_owned()))
+}
+
+fn subnet(pools: &[Pool], family: Family, data: &[IpamData]) -> Result<Option<Subnet>, Refusal> {
+    let [data] = data else {
+        let name = ipam::family_name(family);
+        let many = Refusal::ManySubnets { family: name, count: data.len() };
+        return if data.is_empty() { Ok(None) } else { Err(many) };
+    };
+    let asked = ipam::subnet("Pool", &data.pool)?;
+    let gateway = Some(data.gateway.as_str()).filter(|text| !text.is_empty());
+    let gateway = gateway.map(|text| ipam::address("Gateway", text)).transpose()?;
+    let pool = pool_of(pools, family, asked, gateway).ok_or(Refusal::ForeignPool { pool: data.pool.clone() })?;
+    Ok(Some(Subnet { subnet: pool.subnet, gateway: gateway.or(Some(pool.gateway)) }))
+}
+
+fn addressed(network: &str, endpoint: &str, interface: &Interface) -> Result<EndpointCreate, Refusal> {
+    let parse = |field, text: &str| match text {
+        "" => Ok(None),
+        text => ipam::address(field, text).map(Some),
+    };
+    let invalid = |field, value: &str, expected| Refusal::Invalid { field, value: value.to_owned(), expected };
+    let ipv4 = match parse("Address", &interface.address)? {
+        None => None,
+        Some(IpAddr::V4(address)) => Some(address),
+        Some(IpAddr::V6(_)) => return Err(invalid("Address", &interface.address, "an IPv4 address")),
+    };
+    let ipv6 = match parse("AddressIPv6", &interface.address_ipv6)? {
+        None => None,
+        Some(IpAddr::V6(address)) => Some(address),
+        Some(IpAddr::V4(_)) => return Err(invalid("AddressIPv6", &interface.address_ipv6, "an IPv6 address")),
+    };
+    if ipv4.is_none() && ipv6.is_none() {
+        return Err(Refusal::NoAddress { id: endpoint.to_owned() });
+    }
+    Ok(EndpointCreate {
+        docker_endpoint_id: endpoint.to_owned(),
+        docker_network_id: network.to_owned(),
+        ipv4,
+        ipv6,
+        mac: None,
+    })
+}
