@@ -1,1 +1,69 @@
-//! policy
+//! What is allowed: the policy language, from JSON to the entries that the kernel looks packets up in.
+//!
+//! ```text
+//! text --parse_rules--> Vec<Rule> --check_supported--> Repository --Resolver--> model::PolicyMap
+//!                                                          \--trace--> a verdict with its reasons
+//! ```
+//!
+//! Pure: no I/O, no clock, no randomness; equal inputs give equal outputs. Knows nothing of how identities are allocated,
+//! policies stored or maps written.
+
+mod cidr;
+mod compile;
+mod decode;
+mod entity;
+mod fault;
+mod peer;
+pub mod repository;
+mod resolve;
+pub mod rule;
+mod selector;
+mod support;
+pub mod trace;
+mod validate;
+
+pub use cidr::{cidr_labels, contains, masked, mentioned_prefixes};
+pub use decode::Written;
+pub use entity::Entity;
+pub use fault::{Errors, Fault};
+pub use peer::{Peer, PeerSelector};
+pub use repository::Repository;
+pub use resolve::{AllowLocalhost, Enforcement, Options, Resolver};
+pub use rule::Rule;
+pub use selector::{Key, Operator, Requirement, Selector};
+pub use support::{check_supported, warnings};
+
+use fault::Path;
+use serde_json::Value;
+
+/// Reads a policy document: a JSON list of rules. Either every rule is sound, or the errors say everything that is
+/// wrong with the document.
+///
+/// Field names are known in any case, unknown ones are refused. That the rules are sound does not mean that they can be
+/// enforced: see `check_supported`.
+pub fn parse_rules(json: &str) -> Result<Vec<Rule>, Errors> {
+    let document = serde_json::from_str(json).map_err(|error| whole_document(format!("not JSON: {error}")))?;
+    rules_from_value(&document)
+}
+
+/// The same for a document that has been read already.
+pub fn rules_from_value(document: &Value) -> Result<Vec<Rule>, Errors> {
+    if document.is_object() {
+        return Err(whole_document("a policy is a list of rules: put the rule between [ and ]".to_owned()));
+    }
+    let mut decoder = decode::Decoder::default();
+    let rules = decoder.list(document, &Path::ROOT, |decoder, value, path| {
+        let rule = rule::decode_rule(decoder, value, path)?;
+        validate::validate_rule(&rule, path, &mut decoder.faults);
+        Some(rule)
+    });
+    decoder.faults.into_result()?;
+    Ok(rules.unwrap_or_default())
+}
+
+fn whole_document(message: String) -> Errors {
+    Errors(vec![Fault { path: String::new(), message }])
+}
+
+#[cfg(test)]
+mod tests;
