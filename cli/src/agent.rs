@@ -87,6 +87,12 @@ impl Agent {
         answer.map_err(|source| Failure::Agent { what: what.to_owned(), source })
     }
 
+    /// The answer as text.
+    pub async fn text(&self, what: &str, path: &str) -> Result<String, Failure> {
+        let answer = self.told("GET", path, self.client.text(path)).await;
+        answer.map_err(|source| Failure::Agent { what: what.to_owned(), source })
+    }
+
     pub async fn stream(&self, what: &str, path: &str) -> Result<Lines, Failure> {
         let answer = self.told("GET", path, self.client.stream(path)).await;
         answer.map_err(|source| Failure::Agent { what: what.to_owned(), source })

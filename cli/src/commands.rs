@@ -10,6 +10,7 @@ pub mod identity;
 pub mod ip;
 pub mod kvstore;
 pub mod map;
+pub mod metrics;
 pub mod monitor;
 pub mod node;
 pub mod policy;
@@ -55,6 +56,8 @@ pub enum Command {
     Bpf(bpf::Command),
     #[command(subcommand)]
     Map(map::Command),
+    #[command(subcommand)]
+    Metrics(metrics::Command),
     Monitor(monitor::Args),
     #[command(subcommand)]
     Node(node::Command),
@@ -98,6 +101,7 @@ impl Command {
             Command::Policy(command) => command.run(session).await,
             Command::Bpf(command) => command.run(session).await,
             Command::Map(command) => command.run(session).await,
+            Command::Metrics(command) => command.run(session).await,
             Command::Monitor(args) => args.run(session).await,
             Command::Node(command) => command.run(session).await,
             Command::Ip(command) => command.run(session).await,

@@ -9,13 +9,14 @@ use std::net::IpAddr;
 
 /// Show whether the agent and everything it relies on is well
 ///
-/// Ends with code 1 when it is not.
+/// Ends with code 1 when something is broken. A warning, such as that Docker does not run yet, is told and ends with 0:
+/// the agent works.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Everything: all addresses, all controllers, the plugin's calls, the node
     #[arg(long)]
     verbose: bool,
-    /// One line: OK, or what is wrong
+    /// One line: OK, or what is wrong and where
     #[arg(long, conflicts_with = "verbose")]
     brief: bool,
     /// List every allocated address
@@ -43,8 +44,7 @@ impl Args {
             everything: self.verbose,
         };
         session.out.show(&status, |status| if self.brief { brief(status).into() } else { page(status, detail) })?;
-        let well = matches!(status.cilium.state, State::Ok | State::Disabled);
-        Ok(if well { Outcome::Done } else { Outcome::Unwell })
+        Ok(if status.cilium.state == State::Failure { Outcome::Unwell } else { Outcome::Done })
     }
 }
 
@@ -57,9 +57,11 @@ struct Detail {
 }
 
 fn brief(status: &Status) -> Cell {
-    if matches!(status.cilium.state, State::Ok | State::Disabled) {
-        return "OK".into();
-    }
+    let word = match status.cilium.state {
+        State::Ok | State::Disabled => return "OK".into(),
+        State::Warning => "warning",
+        State::Failure => "error",
+    };
     let probes = [
         ("kvstore", &status.kvstore),
         ("container-runtime", &status.container_runtime),
@@ -72,7 +74,7 @@ fn brief(status: &Status) -> Cell {
         .filter(|(_, part)| matches!(part.state, State::Warning | State::Failure))
         .max_by_key(|(_, part)| part.state == State::Failure)
         .unwrap_or(("cilium", &status.cilium));
-    Cell::from(format!("error in {probe}: {}", part.msg))
+    Cell::from(format!("{word} in {probe}: {}", part.msg))
 }
 
 fn page(status: &Status, detail: Detail) -> Page {

@@ -197,6 +197,9 @@ fn an_unwell_agent_ends_with_one() {
     }
     let brief = agent.cilium(&["status", "--brief"]);
     assert_eq!(brief.stdout, "error in kvstore: connection refused\n");
+    agent.answer("GET /v1/healthz", &status("Warning"));
+    let brief = agent.cilium(&["status", "--brief"]).succeeded();
+    assert_eq!(brief.stdout, "warning in kvstore: connection refused\n");
     agent.answer("GET /v1/healthz", &status("Ok"));
     assert_eq!(agent.cilium(&["status", "--brief"]).succeeded().stdout, "OK\n");
 }
@@ -223,6 +226,19 @@ fn an_answer_that_is_not_understood_ends_with_one() {
         ran.stderr.starts_with("Cannot list nodes: GET /v1/node: the answer is not what was expected: "),
         "{ran:?}"
     );
+}
+
+#[test]
+fn metrics_are_read_from_their_text_form() {
+    let agent = FakeAgent::start();
+    agent.answer_raw("GET /v1/metrics", 200, "# TYPE cilium_drops counter\ncilium_drops{reason=\"Policy denied\"} 3\n");
+    let ran = agent.cilium(&["metrics", "list"]).succeeded();
+    assert_eq!(
+        ran.stdout,
+        "Metric         Labels                   Value\ncilium_drops   reason=\"Policy denied\"   3\n"
+    );
+    let value = json!([{"name": "cilium_drops", "labels": "reason=\"Policy denied\"", "value": "3"}]);
+    assert_eq!(agent.cilium(&["metrics", "list", "-o", "json"]).succeeded().json(), value);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use crate::program::{CILIUM, cilium, program, run};
 
 /// Every command, as the user would type it.
-const COMMANDS: [&str; 43] = [
+const COMMANDS: [&str; 45] = [
     "",
     "status",
     "endpoint",
@@ -32,6 +32,8 @@ const COMMANDS: [&str; 43] = [
     "map",
     "map list",
     "map get",
+    "metrics",
+    "metrics list",
     "monitor",
     "node",
     "node list",

@@ -121,7 +121,9 @@ fn brief_names_the_worst_probe() {
     status.kvstore = Part { state: State::Failure, msg: "connection refused".into() };
     assert_eq!(plain(brief(&status)), "error in kvstore: connection refused\n");
     status.kvstore.state = State::Ok;
-    assert_eq!(plain(brief(&status)), "error in container-runtime: no answer\n");
+    status.cilium.state = State::Warning;
+    assert_eq!(plain(brief(&status)), "warning in container-runtime: no answer\n");
+    status.cilium.state = State::Failure;
     status.container_runtime.state = State::Ok;
     assert_eq!(plain(brief(&status)), "error in cilium: kvstore\n");
 }
