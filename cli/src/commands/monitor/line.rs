@@ -4,7 +4,7 @@ use super::packet;
 use crate::render::{BOLD, CYAN, Cell, GREEN, Page, RED, YELLOW};
 use api::event::{CtState, Event, EventKind, ObservationPoint};
 use api::monitor::NamedEvent;
-use api::{Direction, EndpointId};
+use api::{Direction, EndpointId, Identity};
 
 /// One line, for example
 /// `xx drop (Policy denied) flow 0x1f to endpoint 5, identity 262 [a:b] -> 261 [c:d]: 10.1.0.2:4 -> 10.1.0.1:80 tcp SYN`.
@@ -67,10 +67,18 @@ pub fn lost(events: u64) -> Cell {
 }
 
 fn identities(named: &NamedEvent) -> String {
-    let side = |identity: u32, labels: &[String]| format!("{identity} [{}]", labels.join(" "));
-    let source = side(named.event.source_identity.0, &named.source_labels);
-    let destination = side(named.event.destination_identity.0, &named.destination_labels);
+    let source = side(named.event.source_identity, &named.source_labels);
+    let destination = side(named.event.destination_identity, &named.destination_labels);
     format!("identity {source} -> {destination}")
+}
+
+/// Number and labels. The agent knows none for an address that nobody has, nor for an identity that is gone already.
+fn side(identity: Identity, labels: &[String]) -> String {
+    match (labels, identity.reserved_name()) {
+        ([], Some(name)) => format!("{identity} [reserved:{name}]"),
+        ([], None) => format!("{identity} [labels unknown]"),
+        (labels, _) => format!("{identity} [{}]", labels.join(" ")),
+    }
 }
 
 /// ` to endpoint N`, or where the packet came from when it was for none of ours.

@@ -23,16 +23,24 @@ fn address(ip: IpAddr, port: Option<u16>) -> String {
     port.map_or_else(|| ip.to_string(), |port| SocketAddr::new(ip, port).to_string())
 }
 
+/// `tcp SYN`, `udp`, `icmp EchoRequest`, `protocol 47`.
 fn transport(packet: &PacketSummary) -> String {
-    let name = packet.protocol.to_string().to_lowercase();
+    let number = packet.protocol.0.to_string();
+    let name = match packet.protocol.to_string() {
+        name if name == number => format!("protocol {number}"),
+        name => name.to_lowercase(),
+    };
+    format!("{name} {}", details(packet)).trim_end().to_owned()
+}
+
+/// What the transport header says beside ports: TCP's flags, ICMP's meaning.
+fn details(packet: &PacketSummary) -> String {
     match (packet.icmp, packet.tcp_flags) {
-        (Some((kind, code)), _) => match icmp_name(packet.protocol, kind, code) {
-            Some(text) => format!("{name} {text}"),
-            None => format!("{name} type {kind} code {code}"),
-        },
-        (None, Some(flags)) => format!("{name} {}", tcp_flags(flags)).trim_end().to_owned(),
-        (None, None) if packet.protocol.to_string() == packet.protocol.0.to_string() => format!("protocol {name}"),
-        (None, None) => name,
+        (Some((kind, code)), _) => {
+            icmp_name(packet.protocol, kind, code).map_or_else(|| format!("type {kind} code {code}"), str::to_owned)
+        }
+        (None, Some(flags)) => tcp_flags(flags),
+        (None, None) => String::new(),
     }
 }
 
@@ -53,7 +61,7 @@ fn tcp_flags(flags: u8) -> String {
     set.map(|(_, name)| *name).collect::<Vec<_>>().join(", ")
 }
 
-/// Types and codes that matter in a container network (RFC 792, RFC 1191, RFC 4443, RFC 4861).
+/// Types and codes that matter in a container network (RFC 792, RFC 1191, RFC 4443, RFC 4861, RFC 3810).
 fn icmp_name(protocol: Protocol, kind: u8, code: u8) -> Option<&'static str> {
     let name = match (protocol, kind, code) {
         (Protocol::ICMP, 0, _) => "EchoReply",
@@ -79,6 +87,7 @@ fn icmp_name(protocol: Protocol, kind: u8, code: u8) -> Option<&'static str> {
         (Protocol::ICMPV6, 134, _) => "RouterAdvertisement",
         (Protocol::ICMPV6, 135, _) => "NeighborSolicitation",
         (Protocol::ICMPV6, 136, _) => "NeighborAdvertisement",
+        (Protocol::ICMPV6, 143, _) => "MulticastListenerReport",
         _ => return None,
     };
     Some(name)
@@ -129,14 +138,11 @@ fn network(packet: &PacketSummary) -> String {
 }
 
 fn upper(packet: &PacketSummary) -> String {
-    let name = format!("{:<9}", packet.protocol.to_string());
-    match (packet.source_port, packet.destination_port) {
-        (Some(source), Some(destination)) => {
-            let flags = packet.tcp_flags.map(|flags| format!(" flags {}", tcp_flags(flags))).unwrap_or_default();
-            format!("{name} {source} -> {destination}{flags}")
-        }
-        _ => format!("{name} {}", transport(packet)),
-    }
+    let ports = match (packet.source_port, packet.destination_port) {
+        (Some(source), Some(destination)) => format!("{source} -> {destination} "),
+        _ => String::new(),
+    };
+    format!("{:<9} {ports}{}", packet.protocol.to_string(), details(packet)).trim_end().to_owned()
 }
 
 /// Sixteen bytes a line: offset, hexadecimal, printable characters.

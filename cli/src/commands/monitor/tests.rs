@@ -31,6 +31,16 @@ fn a_drop_names_both_sides_and_the_reason() {
 }
 
 #[test]
+fn sides_without_labels() {
+    let mut named = sample::drop();
+    named.source_labels.clear();
+    named.destination_labels.clear();
+    named.event.destination_identity = api::Identity::UNKNOWN;
+    let text = text(&arguments(), named);
+    assert!(text.contains(", identity 262 [labels unknown] -> 0 [reserved:unknown]: "), "{text}");
+}
+
+#[test]
 fn traces_tell_where_and_in_which_state() {
     let rest = "flow FLOW identity 262 [container:id=app3 container:x] -> 261 [container:id=app1] state new ifindex 9: \
                 10.15.1.2:44382 -> 10.15.1.1:80 tcp SYN\n";
@@ -63,7 +73,7 @@ CPU 01: MARK FLOW FROM 17 DROP: 74 bytes, reason Policy denied, identity 262 [co
   at 12.000000345 s since boot, ifindex 9, ingress by endpoint 4521
   Ethernet  02:42:0a:0f:01:02 -> 02:00:00:00:00:01 ethertype 0x0800
   IPv4      10.15.1.2 -> 10.15.1.1 protocol TCP
-  TCP       44382 -> 80 flags SYN
+  TCP       44382 -> 80 SYN
 00000000  02 00 00 00 00 01 02 42  0a 0f 01 02 08 00 45 00  |.......B......E.|
 00000010  68 69 1b                                          |hi.|
 ";
