@@ -21,6 +21,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -158,6 +159,8 @@ struct Inner {
     ids: Mutex<Ids>,
     /// Whether the masters have been listed once.
     listed: watch::Sender<bool>,
+    /// Whether they are being followed now.
+    in_contact: AtomicBool,
     candidates: tokio::sync::Mutex<gc::Candidates>,
 }
 
@@ -195,6 +198,7 @@ impl Allocator {
             turns: KeyLocks::default(),
             ids: Mutex::default(),
             listed: watch::channel(false).0,
+            in_contact: AtomicBool::new(false),
             candidates: tokio::sync::Mutex::default(),
         });
         let task = tokio::spawn(follow::follow(inner.clone()));
@@ -281,21 +285,33 @@ impl Inner {
         if let Some(id) = self.ids().use_again(key) {
             return Ok(Allocation { id, provisional: false });
         }
-        let result = self.compete(key, preferred).await;
-        let known = self.ids().masters_of(key).find(|id| self.options.range.contains(id));
-        match (result, known) {
+        // Without contact a known key need not wait for the store to not answer.
+        if !self.in_contact.load(Ordering::Relaxed)
+            && let Some(id) = self.known(key)
+        {
+            return self.promise(key, id);
+        }
+        match (self.compete(key, preferred).await, self.known(key)) {
             (Ok(id), _) => {
                 self.ids().use_first(key, id);
                 Ok(Allocation { id, provisional: false })
             }
-            (Err(error), Some(id)) if error.is_unavailable() => {
-                self.session.publish_later(&self.options.slave(key), id.to_string())?;
-                self.ids().use_first(key, id);
-                tracing::info!(id, key, error = error.chain(), "store away, using the number last known");
-                Ok(Allocation { id, provisional: true })
-            }
+            (Err(error), Some(id)) if error.is_unavailable() => self.promise(key, id),
             (Err(error), _) => Err(error),
         }
+    }
+
+    /// The number that a key had when the store was last heard of.
+    fn known(&self, key: &str) -> Option<u32> {
+        self.ids().masters_of(key).find(|id| self.options.range.contains(id))
+    }
+
+    /// Uses a number without asking the store, which learns of it later.
+    fn promise(&self, key: &str, id: u32) -> Result<Allocation, Error> {
+        self.session.publish_later(&self.options.slave(key), id.to_string())?;
+        self.ids().use_first(key, id);
+        tracing::info!(id, key, "the store is away, using the number last known");
+        Ok(Allocation { id, provisional: true })
     }
 
     /// Tries until an attempt is not crossed by other nodes.

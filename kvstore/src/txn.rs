@@ -127,7 +127,8 @@ impl Txn {
         }
         let mut bytes = 0;
         for condition in &self.conditions {
-            bytes += condition.subject().len();
+            // Twice: a server that refuses is also asked what was there.
+            bytes += 2 * condition.subject().len();
             if condition.subject().len() > MAX_KEY {
                 return refuse(condition.subject(), "a key is longer than 16 KiB");
             }

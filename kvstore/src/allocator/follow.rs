@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::ids::number;
@@ -36,8 +37,12 @@ fn take(inner: &Inner, updates: Vec<Update>) -> Vec<(u32, String)> {
     let mut changed = false;
     for update in updates {
         match update {
-            Update::Reset => events.push(IdEvent::Reset),
+            Update::Reset => {
+                inner.in_contact.store(false, Ordering::Relaxed);
+                events.push(IdEvent::Reset);
+            }
             Update::Synced { .. } => {
+                inner.in_contact.store(true, Ordering::Relaxed);
                 inner.listed.send_replace(true);
                 events.push(IdEvent::Synced);
                 changed = true;

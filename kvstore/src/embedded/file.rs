@@ -26,12 +26,12 @@ enum Refusal {
 
 /// Opens the file or makes it, sets aside a corrupt one, and removes what a former process left leased.
 pub(super) fn open(path: &Path) -> Result<(Database, Opened), Error> {
-    let (database, opened) = match open_sound(path) {
+    let (database, opened) = match open_sound(path, Check::Pages) {
         Ok(database) => (database, Opened::Ready),
         Err(Refusal::Other(error)) => return Err(error),
         Err(Refusal::Corrupt(reason)) => {
             let moved_to = set_aside(path)?;
-            let fresh = open_sound(path).map_err(|refusal| refusal.error(path))?;
+            let fresh = open_sound(path, Check::Pages).map_err(|refusal| refusal.error(path))?;
             (fresh, Opened::SetAside { moved_to, reason })
         }
     };
@@ -41,7 +41,8 @@ pub(super) fn open(path: &Path) -> Result<(Database, Opened), Error> {
 
 /// Opens the file again after an I/O error: as it is, or not at all.
 pub(super) fn reopen(path: &Path) -> Result<Database, Error> {
-    open_sound(path).map_err(|refusal| refusal.error(path))
+    // Checking the pages writes to the file, for which there may be no room.
+    open_sound(path, Check::Content).map_err(|refusal| refusal.error(path))
 }
 
 impl Refusal {
@@ -57,11 +58,21 @@ fn storage(path: &Path, source: Cause) -> Error {
     Error::Storage { operation: Operation::Open, key: path.display().to_string(), source }
 }
 
-fn open_sound(path: &Path) -> Result<Database, Refusal> {
+/// What is doubted at an open, beside what a crash leaves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Check {
+    /// Every page of the file, by its checksum, and the content.
+    Pages,
+    /// The content alone.
+    Content,
+}
+
+fn open_sound(path: &Path, check: Check) -> Result<Database, Refusal> {
     make(path).map_err(|cause| Refusal::Other(storage(path, Arc::new(cause))))?;
     // The check covers what redb knows how to doubt; against hostile bytes it may still panic.
     let attempt = std::panic::catch_unwind(|| {
-        Builder::new().set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true).create(path)
+        let mut builder = Builder::new();
+        builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(check == Check::Pages).create(path)
     });
     let database = match attempt {
         Ok(Ok(database)) => database,
