@@ -15,8 +15,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// What Docker gets at `Join` when its API has been answering. It needs a few milliseconds.
-const JOIN_BOUND: Duration = Duration::from_millis(500);
+/// What Docker gets at `Join` when its API has been answering. It needs a few milliseconds, and some hundred when many
+/// containers start at once on a busy machine: worth waiting for, or their first packets have no identity.
+const JOIN_BOUND: Duration = Duration::from_millis(900);
 /// What it gets when it has not: while an engine starts it serves nobody, and its start must not wait for us.
 const AWAY_BOUND: Duration = Duration::from_millis(30);
 /// Pause between two questions at `Join`.

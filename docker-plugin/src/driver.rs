@@ -104,7 +104,10 @@ async fn answer(request: Request<Incoming>, plugin: Arc<Plugin>, stats: Arc<Call
             respond(StatusCode::OK, body)
         }
         Err(refusal) => {
-            tracing::warn!(method = method.path(), ?took, %refusal, "refused");
+            match refusal.is_trouble() {
+                true => tracing::warn!(method = method.path(), ?took, %refusal, "failed"),
+                false => tracing::info!(method = method.path(), ?took, %refusal, "refused"),
+            }
             failure(StatusCode::INTERNAL_SERVER_ERROR, &refusal.to_string())
         }
     }

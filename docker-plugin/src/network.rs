@@ -21,10 +21,14 @@ use api::ipam::{Family, Pool};
 use api::network::{Network, Subnet};
 use serde_json::json;
 use std::net::IpAddr;
+use std::time::Duration;
+use tokio::time::Instant;
 
-/// How long the agent may take at `Join` until the kernel enforces the identity, milliseconds. What is left of the bound
-/// of a call after the look-up of the container.
-const IDENTITY_WAIT_MS: u64 = 1_000;
+/// When at the latest `Join` is to be answered, whether or not the kernel enforces the identity by then: what is left of
+/// a call's bound after some time for the way.
+const JOIN_BOUND: Duration = Duration::from_millis(1_500);
+/// The least that the agent gets of it, however long the look-up of the container took.
+const LEAST_WAIT: Duration = Duration::from_millis(200);
 
 impl Plugin {
     pub(crate) fn network_capabilities(&self) -> Answer {
@@ -129,6 +133,7 @@ impl Plugin {
     }
 
     pub(crate) async fn join(&self, body: &[u8]) -> Result<Answer, Refusal> {
+        let began = Instant::now();
         let request: Join = read(body)?;
         let network_id = id("NetworkID", &request.network_id)?;
         let endpoint_id = id("EndpointID", &request.endpoint_id)?;
@@ -141,7 +146,8 @@ impl Plugin {
         let known = container.is_some();
         let mut change = container.map(crate::containers::learnt).unwrap_or_default();
         change.sandbox = Some(request.sandbox_key);
-        change.wait_ms = known.then_some(IDENTITY_WAIT_MS);
+        let left = JOIN_BOUND.saturating_sub(began.elapsed()).max(LEAST_WAIT);
+        change.wait_ms = known.then(|| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
         let changed = self.agent.change_endpoint(endpoint_id, &change).await?;
         let endpoint = on_network(changed, network_id, endpoint_id)?;
         if !known {

@@ -52,10 +52,49 @@ pub(crate) enum Refusal {
     #[error("endpoint {id} has no IP address: create the network with --ipam-driver cilium")]
     NoAddress { id: String },
 
-    #[error("{operation}: {source}")]
+    /// The agent's own sentence when it said no; otherwise what was asked of it, too.
+    #[error("{}{source}", asked(.operation, .source))]
     Agent { operation: String, source: ClientError },
     #[error("the agent did not do it within {limit:?}")]
     TooLate { limit: Duration },
     #[error("the call broke off inside the plugin: see the agent's log")]
     Broken,
+}
+
+impl Refusal {
+    /// Whether an operator of ours should look, rather than the user who asked.
+    pub(crate) fn is_trouble(&self) -> bool {
+        match self {
+            Refusal::Agent { source, .. } => source.status().is_none_or(|status| status.is_server_error()),
+            Refusal::TooLate { .. } | Refusal::Broken => true,
+            _ => false,
+        }
+    }
+}
+
+fn asked(operation: &str, source: &ClientError) -> String {
+    if source.status().is_some() { String::new() } else { format!("{operation}: ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::ErrorBody;
+
+    #[test]
+    fn what_the_agent_says_stands_alone_and_its_silence_is_explained() {
+        let body = ErrorBody { error: "address 10.1.0.7 is taken".to_owned(), details: Vec::new() };
+        let refused = ClientError::Refused { status: hyper::StatusCode::CONFLICT, body };
+        let refusal = Refusal::Agent { operation: "address 10.1.0.7".to_owned(), source: refused };
+        assert_eq!(refusal.to_string(), "address 10.1.0.7 is taken");
+        assert!(!refusal.is_trouble());
+        let silent = ClientError::Timeout {
+            method: hyper::Method::POST,
+            path: "/v1/x".to_owned(),
+            limit: Duration::from_secs(1),
+        };
+        let refusal = Refusal::Agent { operation: "an address of pool p".to_owned(), source: silent };
+        assert_eq!(refusal.to_string(), "an address of pool p: POST /v1/x: no answer within 1s");
+        assert!(refusal.is_trouble());
+    }
 }

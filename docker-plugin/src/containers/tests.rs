@@ -52,6 +52,18 @@ async fn an_endpoint_whose_container_is_not_told_joins_all_the_same_and_is_label
 }
 
 #[tokio::test]
+async fn a_docker_that_falls_silent_holds_no_join_up() {
+    let (rig, agent) = Rig::with_agent();
+    let docker = rig.start_docker();
+    eventually("Docker to be found", || docker.followed()).await;
+    rig.network(false).await;
+    rig.endpoint("10.1.0.7/32", "", "").await.unwrap();
+    docker.world().mute = true;
+    rig.join().await.unwrap();
+    assert!(agent.world().changes[0].1.container_labels.is_none());
+}
+
+#[tokio::test]
 async fn an_endpoint_that_goes_meanwhile_is_no_longer_sought() {
     let rig = Rig::alone();
     let agent = rig.start_agent();
