@@ -108,9 +108,12 @@ impl State {
         for endpoint in self.endpoints.iter() {
             let wanted = endpoint.labels.as_deref().and_then(|labels| self.identities.number(labels));
             let means = self.identities.labels(endpoint.identity);
+            let changed_its_meaning = means != Some(&endpoint.identity_labels);
             match wanted {
-                Some(identity) if identity != endpoint.identity => assigned.push((endpoint.id, Some(identity))),
-                None if means != Some(&endpoint.identity_labels) => assigned.push((endpoint.id, None)),
+                Some(identity) if identity != endpoint.identity || changed_its_meaning => {
+                    assigned.push((endpoint.id, Some(identity)));
+                }
+                None if changed_its_meaning => assigned.push((endpoint.id, None)),
                 _ => {}
             }
         }
@@ -167,7 +170,8 @@ impl State {
 
     fn request_pool(&mut self, request: &PoolRequest, now: Timestamp) -> Result<Reply, Rejected> {
         self.check_restored()?;
-        let pool = self.ipam.request_pool(request, now)?.clone();
+        let holders = Holders { endpoints: self.endpoints.by_address(), host: &self.host };
+        let pool = self.ipam.request_pool(request, holders, now)?.clone();
         Ok(Reply::Pool(self.pool_view(&pool)))
     }
 

@@ -90,7 +90,12 @@ impl Ipam {
     }
 
     /// Counts a request of a pool, which is made if it does not exist.
-    pub(crate) fn request_pool(&mut self, request: &PoolRequest, now: Timestamp) -> Result<&Pool, Rejected> {
+    pub(crate) fn request_pool(
+        &mut self,
+        request: &PoolRequest,
+        holders: Holders<'_>,
+        now: Timestamp,
+    ) -> Result<&Pool, Rejected> {
         let family = request.family;
         for (what, network) in [("subnet", request.subnet), ("range", request.range)] {
             if let Some(network) = network.filter(|network| Family::of_network(network) != family) {
@@ -105,7 +110,7 @@ impl Ipam {
             check_range_is_the_same(pool, request.range)?;
         }
         let id = match (existing.map(|pool| pool.id.clone()), request.subnet) {
-            (None, Some(subnet)) => self.make_pool(subnet, request.range)?,
+            (None, Some(subnet)) => self.make_pool(subnet, request.range, holders, now)?,
             (Some(id), _) => id,
             (None, None) => return Err(Rejected::FamilyOff(family)),
         };
@@ -289,11 +294,28 @@ impl Ipam {
         self.pools.get(node_pool_id(family)).ok_or(Rejected::FamilyOff(family))
     }
 
-    fn make_pool(&mut self, subnet: IpNetwork, range: Option<IpNetwork>) -> Result<String, Rejected> {
+    /// Endpoints that have addresses of the new pool already (their network was learnt late) keep them.
+    fn make_pool(
+        &mut self,
+        subnet: IpNetwork,
+        range: Option<IpNetwork>,
+        holders: Holders<'_>,
+        now: Timestamp,
+    ) -> Result<String, Rejected> {
         let id = masked(subnet).to_string();
-        let pool = Pool::new(id.clone(), subnet, range)?;
+        let mut pool = Pool::new(id.clone(), subnet, range)?;
         self.check_overlap(&pool)?;
+        while holders.endpoints.contains_key(&pool.gateway) {
+            let next = pool::number(pool.gateway) + 1;
+            let address = pool::address(pool.family(), next);
+            if !pool.subnet.contains(address) || pool.not_a_host(next).is_some() {
+                return Err(Rejected::PoolFull(pool.subnet));
+            }
+            pool.gateway = address;
+        }
+        let present: Vec<IpAddr> = holders.endpoints.keys().filter(|a| pool.subnet.contains(**a)).copied().collect();
         self.pools.insert(id.clone(), pool);
+        present.into_iter().for_each(|address| self.endpoint_took(address, now));
         Ok(id)
     }
 
@@ -349,7 +371,8 @@ impl Ipam {
     fn choose_gateway(&mut self, id: &str, gateway: IpAddr) {
         if let Some(pool) = self.pools.get_mut(id) {
             pool.gateway = gateway;
-            pool.gateway_chosen = true;
+            // That of the node is what the configuration makes it.
+            pool.gateway_chosen = !pool.node_pool;
             self.changed_pools.insert(pool.id.clone());
         }
     }

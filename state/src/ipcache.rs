@@ -64,7 +64,7 @@ mod tests {
         ];
         for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [1, 2, 0]] {
             let mut ipcache = Ipcache::default();
-            order.map(|n| puts[n](&mut ipcache, address));
+            order.into_iter().for_each(|n: usize| puts[n](&mut ipcache, address));
             let rows = ipcache.into_rows();
             assert_eq!(rows.len(), 1);
             assert_eq!(rows[&ipam::single(address)].source, IpSource::Endpoint);

@@ -31,7 +31,7 @@ fn ipam(ranges: &[&str]) -> Ipam {
 
 fn pool(ipam: &mut Ipam, subnet: Option<&str>, range: Option<&str>) -> Result<String, Rejected> {
     let request = PoolRequest { family: Family::V4, subnet: subnet.map(net), range: range.map(net) };
-    ipam.request_pool(&request, Timestamp(0)).map(|pool| pool.id.clone())
+    ipam.request_pool(&request, World::default().holders(), Timestamp(0)).map(|pool| pool.id.clone())
 }
 
 fn request(ipam: &mut Ipam, pool: &str, fixed: Option<&str>, world: &World, now: u64) -> Result<IpAddr, Rejected> {
@@ -122,6 +122,17 @@ fn a_pool_waits_for_its_last_endpoint() {
 }
 
 #[test]
+fn a_late_pool_takes_in_the_endpoints_that_are_there() {
+    let mut ipam = ipam(&[]);
+    let mut world = World::default();
+    world.endpoints.insert(ip("10.1.0.1"), EndpointId(1));
+    let request = PoolRequest { family: Family::V4, subnet: Some(net("10.1.0.0/24")), range: None };
+    let gateway = ipam.request_pool(&request, world.holders(), Timestamp(0)).unwrap().gateway;
+    assert_eq!(gateway, ip("10.1.0.2"));
+    assert!(ipam.addresses().contains_key(&ip("10.1.0.1")));
+}
+
+#[test]
 fn overlaps_and_other_ranges_are_refused() {
     let mut ipam = ipam(&["10.15.0.0/16"]);
     pool(&mut ipam, Some("10.1.0.0/24"), Some("10.1.0.0/25")).unwrap();
@@ -138,7 +149,11 @@ fn overlaps_and_other_ranges_are_refused() {
 #[test]
 fn a_family_that_is_off_has_no_pool() {
     let refused = ipam(&["10.15.0.0/16"])
-        .request_pool(&PoolRequest { family: Family::V6, subnet: None, range: None }, Timestamp(0))
+        .request_pool(
+            &PoolRequest { family: Family::V6, subnet: None, range: None },
+            World::default().holders(),
+            Timestamp(0),
+        )
         .cloned();
     assert_eq!(refused, Err(Rejected::FamilyOff(Family::V6)));
 }
@@ -146,7 +161,10 @@ fn a_family_that_is_off_has_no_pool() {
 #[test]
 fn a_pool_of_the_other_family_is_refused() {
     let request = PoolRequest { family: Family::V6, subnet: Some(net("10.1.0.0/24")), range: None };
-    assert!(matches!(ipam(&[]).request_pool(&request, Timestamp(0)), Err(Rejected::WrongFamily { .. })));
+    assert!(matches!(
+        ipam(&[]).request_pool(&request, World::default().holders(), Timestamp(0)),
+        Err(Rejected::WrongFamily { .. })
+    ));
 }
 
 #[test]

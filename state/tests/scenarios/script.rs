@@ -1,0 +1,234 @@
+//! The commands of a scenario: one input each, or a look at the tables.
+
+use crate::tables;
+use ipnetwork::IpNetwork;
+use model::desired::{Failure, Object, Status};
+use model::label_filter::LabelFilter;
+use model::{EndpointId, Identity, Label, Labels};
+use state::{
+    AddressRequest, Config, EndpointChange, EndpointCreate, EndpointRef, Family, Input, Network, Outputs, PoolRequest,
+    Purpose, Reply, Source, State, Subnet, Timestamp,
+};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// A state with a clock that the script sets.
+pub struct World {
+    state: State,
+    config: Config,
+    /// Records as changed by the script, for the next restart.
+    altered: BTreeMap<String, Arc<str>>,
+    now: Timestamp,
+}
+
+fn config() -> Config {
+    Config {
+        node: "n1".to_owned(),
+        cluster: "default".to_owned(),
+        cluster_id: 0,
+        node_ipv4: Some("192.0.2.15".parse().unwrap()),
+        node_ipv6: None,
+        ipv4_range: Some("10.15.0.0/16".parse().unwrap()),
+        ipv6_range: Some("f00d::a0f:0:0:0/96".parse().unwrap()),
+        mtu: None,
+        label_filter: LabelFilter::default(),
+        policy: policy::Options::default(),
+        quarantine: state::QUARANTINE,
+        docker_grace: state::DOCKER_GRACE,
+    }
+}
+
+impl World {
+    pub fn new() -> World {
+        let config = config();
+        let state = State::new(config.clone()).unwrap();
+        World { state, config, altered: BTreeMap::new(), now: Timestamp(0) }
+    }
+
+    /// Runs one command; `None` if there is no such.
+    pub fn run(&mut self, command: &str) -> Option<String> {
+        let (verb, rest) = command.split_once(' ').unwrap_or((command, ""));
+        let words: Vec<&str> = rest.split_whitespace().collect();
+        match verb {
+            "at" => self.now = Timestamp(duration(rest)?),
+            "range4" => self.config.ipv4_range = Some(rest.parse().ok()?),
+            "restart" => {
+                let mut records = (*self.outputs().records).clone();
+                records.append(&mut self.altered);
+                self.state = State::new(self.config.clone()).unwrap();
+                return Some(self.apply(Input::Restore(records)));
+            }
+            "record" => {
+                let (key, text) = rest.split_once(' ')?;
+                self.altered.insert(key.to_owned(), text.into());
+            }
+            "show" => {
+                let outputs = self.outputs();
+                return words.iter().map(|what| tables::show(&outputs, what)).collect();
+            }
+            "realise" => return Some(self.realise(BTreeMap::new())),
+            "fail" => {
+                let object = Object::Endpoint(EndpointId(words.first()?.parse().ok()?));
+                let failure = Failure { message: words.get(1..)?.join(" "), attempts: 1 };
+                return Some(self.realise([(object, failure)].into()));
+            }
+            _ => {
+                let input = input(verb, rest, &words)?;
+                return Some(self.apply(input));
+            }
+        }
+        Some(String::new())
+    }
+
+    fn outputs(&mut self) -> Arc<Outputs> {
+        self.state.outputs()
+    }
+
+    fn realise(&mut self, failing: BTreeMap<Object, Failure>) -> String {
+        let realised = self.outputs().datapath_revision().unwrap_or(0);
+        self.apply(Input::Datapath(Arc::new(Status { realised, failing, rounds: 1, operations: 1 })))
+    }
+
+    fn apply(&mut self, input: Input) -> String {
+        let reply = self.state.apply(input, self.now);
+        self.state.outputs();
+        match reply {
+            Ok(Reply::Done) => String::new(),
+            Ok(Reply::Pool(pool)) => format!("pool {} gateway {} held {}x\n", pool.id, pool.gateway, pool.references),
+            Ok(Reply::Address { address, .. }) => format!("address {address}\n"),
+            Ok(Reply::Endpoint(id)) => format!("endpoint {id}\n"),
+            Err(refused) => format!("refused ({:?}): {refused}\n", refused.kind()),
+        }
+    }
+}
+
+fn input(verb: &str, rest: &str, words: &[&str]) -> Option<Input> {
+    Some(match verb {
+        "restore" => Input::Restore(BTreeMap::new()),
+        "host" => Input::HostAddresses(all(words)?),
+        "mtu" => Input::UplinkMtu(rest.parse().ok()?),
+        "policy" => {
+            let (revision, rules) = rest.split_once(' ')?;
+            Input::PolicyDocument { revision: revision.parse().ok()?, rules: rules.into() }
+        }
+        "policy-listed" => {
+            let (revision, rules) = rest.split_once(' ')?;
+            Input::PolicyListed { revision: revision.parse().ok()?, rules: rules.into() }
+        }
+        "identity" => Input::IdentityKnown { identity: identity(words.first()?)?, labels: labels(words.get(1)?)? },
+        "identity-gone" => Input::IdentityGone { identity: identity(rest)? },
+        "synced" => Input::Synced(source(rest)?),
+        "away" => Input::Away(source(rest)?),
+        "docker-endpoints" => Input::DockerEndpoints(all(words)?),
+        "docker-networks" => Input::DockerNetworks(all(words)?),
+        "pool" => Input::PoolRequest(pool_request(words)?),
+        "pool-release" => Input::PoolRelease { pool: rest.to_owned() },
+        "address" => Input::AddressRequest(address_request(words)?),
+        "address-release" => {
+            Input::AddressRelease { pool: (*words.first()?).to_owned(), address: words.get(1)?.parse().ok()? }
+        }
+        "network" => Input::NetworkPut(network(words)?),
+        "network-delete" => Input::NetworkDelete { id: rest.to_owned() },
+        "endpoint" => Input::EndpointCreate(endpoint(words)?),
+        "change" => Input::EndpointChange { endpoint: reference(words.first()?), change: change(words) },
+        "delete" => Input::EndpointDelete { endpoint: reference(rest) },
+        _ => return None,
+    })
+}
+
+fn duration(text: &str) -> Option<u64> {
+    match text.strip_suffix("ms") {
+        Some(ms) => ms.parse().ok(),
+        None => text.strip_suffix('s')?.parse::<u64>().ok().map(|s| s * 1000),
+    }
+}
+
+fn all<T: FromStr, C: FromIterator<T>>(words: &[&str]) -> Option<C> {
+    words.iter().map(|word| word.parse().ok()).collect()
+}
+
+fn identity(text: &str) -> Option<Identity> {
+    text.parse().ok().map(Identity)
+}
+
+fn labels(text: &str) -> Option<Labels> {
+    text.split(',').map(|label| label.parse::<Label>().ok()).collect()
+}
+
+fn source(text: &str) -> Option<Source> {
+    Source::ALL.into_iter().find(|source| format!("{source:?}").eq_ignore_ascii_case(text))
+}
+
+/// The value of `name=value` among the words.
+fn named<'a>(words: &[&'a str], name: &str) -> Option<&'a str> {
+    words.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+}
+
+fn pool_request(words: &[&str]) -> Option<PoolRequest> {
+    let family = if *words.first()? == "v6" { Family::V6 } else { Family::V4 };
+    let subnet = words.get(1).filter(|word| !word.contains('=')).map(|word| word.parse()).transpose().ok()?;
+    let range = named(words, "range").map(str::parse).transpose().ok()?;
+    Some(PoolRequest { family, subnet, range })
+}
+
+fn address_request(words: &[&str]) -> Option<AddressRequest> {
+    let purpose = match named(words, "for") {
+        None => Purpose::Endpoint,
+        Some("gateway") => Purpose::Gateway,
+        Some("reserved") => Purpose::Reserved,
+        Some(_) => return None,
+    };
+    let address = words.get(1).filter(|word| !word.contains('=')).map(|word| word.parse()).transpose().ok()?;
+    Some(AddressRequest { pool: (*words.first()?).to_owned(), address, owner: "docker".to_owned(), purpose })
+}
+
+fn network(words: &[&str]) -> Option<Network> {
+    let subnet = |name| {
+        let text = named(words, name)?;
+        let (subnet, gateway) = text.split_once(',').map_or((text, None), |(subnet, gateway)| (subnet, Some(gateway)));
+        Some(Subnet { subnet: subnet.parse().ok()?, gateway: gateway.and_then(|gateway| gateway.parse().ok()) })
+    };
+    Some(Network {
+        id: (*words.first()?).to_owned(),
+        ipv4: subnet("v4"),
+        ipv6: subnet("v6"),
+        internal: words.contains(&"internal"),
+        mtu: named(words, "mtu").and_then(|mtu| mtu.parse().ok()),
+    })
+}
+
+fn endpoint(words: &[&str]) -> Option<EndpointCreate> {
+    let addresses: Vec<IpAddr> = words.get(2..)?.iter().filter_map(|word| word.parse().ok()).collect();
+    Some(EndpointCreate {
+        docker_endpoint_id: (*words.first()?).to_owned(),
+        docker_network_id: (*words.get(1)?).to_owned(),
+        ipv4: addresses.iter().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None }),
+        ipv6: addresses.iter().find_map(|ip| if let IpAddr::V6(ip) = ip { Some(*ip) } else { None }),
+        mac: named(words, "mac").and_then(|mac| mac.parse().ok()),
+    })
+}
+
+fn change(words: &[&str]) -> EndpointChange {
+    let text = |name| named(words, name).map(str::to_owned);
+    let pairs = words.iter().filter_map(|word| word.strip_prefix("label:")?.split_once('='));
+    let labels: BTreeMap<String, String> = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    EndpointChange {
+        container_id: text("id"),
+        container_name: text("name"),
+        container_labels: Some(labels).filter(|labels| !labels.is_empty() || words.contains(&"unlabelled")),
+        sandbox: text("sandbox"),
+    }
+}
+
+/// A number is an endpoint's; an address its own; anything else Docker's id.
+fn reference(text: &str) -> EndpointRef {
+    if let Ok(id) = text.parse() {
+        return EndpointRef::Id(EndpointId(id));
+    }
+    match text.parse::<IpNetwork>() {
+        Ok(address) => EndpointRef::Address(address.ip()),
+        Err(_) => EndpointRef::Docker(text.to_owned()),
+    }
+}
