@@ -133,7 +133,7 @@ fn a_corrupt_state_file_is_set_aside_and_named() -> Result<()> {
     let store = std::fs::read_dir(&lib)?
         .flatten()
         .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|e| e == "redb"))
+        .find(|path| path.extension().is_some_and(|e| e == "db"))
         .ok_or_else(|| anyhow::anyhow!("no store in {}", lib.display()))?;
     std::fs::write(&store, b"this is no store")?;
     world.agent.relaunch()?;
