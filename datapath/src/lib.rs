@@ -1,1 +1,40 @@
-//! datapath
+//! Makes the kernel equal to `model::desired::Datapath`, and reads back what it tells.
+//!
+//! The only crate that changes the kernel. It speaks to the rest in the words of `model`: snapshots in, status, events
+//! and tables out. Interface numbers, program numbers and descriptors stay in here. Nothing is taken down when it stops:
+//! programs, maps and links are pinned and go on without it; `start` takes them over.
+
+pub mod addresses;
+pub mod cleanup;
+mod clock;
+mod config;
+mod current;
+mod events;
+#[cfg(test)]
+mod fake;
+pub mod features;
+mod filters;
+mod firewall;
+mod forwarding;
+mod gc;
+mod handle;
+mod kernel;
+mod links;
+mod maps;
+mod netlink;
+pub mod netns;
+mod notices;
+mod operation;
+mod plan;
+mod programs;
+mod reconcile;
+mod routes;
+mod syscall;
+mod tables;
+mod worker;
+
+pub use config::{Aggregation, Attach, Config, Timeouts, TunnelPorts};
+pub use handle::{Handle, StartError, start};
+pub use maps::conntrack::{Flow, FlowEnd, FlowState};
+pub use maps::metrics::Metric;
+pub use tables::{EndpointRow, IpcacheRow, MapInfo, PolicyRow, PolicyTable, TableError, Tables};

@@ -1,0 +1,113 @@
+//! What the datapath is told once, at start.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Settings of the node. All have defaults; what follows from networks and endpoints is in the snapshots.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where a BPF file system is, or is mounted if there is none.
+    pub bpffs: PathBuf,
+    /// Entries of the flow tables.
+    pub conntrack_max_v4: u32,
+    pub conntrack_max_v6: u32,
+    /// Entries of all policies together. A policy that changes needs room for both versions for a moment.
+    pub policy_max: u32,
+    /// Whole addresses, and as many shorter prefixes.
+    pub ipcache_max: u32,
+    /// Masquerade what leaves the node from the pools.
+    pub masquerade: bool,
+    pub monitor_aggregation: Aggregation,
+    pub tunnel_ports: TunnelPorts,
+    pub timeouts: Timeouts,
+    pub attach: Attach,
+    /// How often everything in the kernel is read again and compared.
+    pub resync: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            bpffs: PathBuf::from("/sys/fs/bpf"),
+            conntrack_max_v4: 524_288,
+            conntrack_max_v6: 262_144,
+            policy_max: 131_072,
+            ipcache_max: 512_000,
+            masquerade: true,
+            monitor_aggregation: Aggregation::default(),
+            tunnel_ports: TunnelPorts::default(),
+            timeouts: Timeouts::default(),
+            attach: Attach::default(),
+            resync: Duration::from_secs(60),
+        }
+    }
+}
+
+/// How much the programs tell of what passes; drops are told always.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Aggregation {
+    /// A trace of every packet, and the verdict on each new flow.
+    None,
+    /// The verdict on each new flow; of each direction of a flow a trace every five seconds and with each new TCP flag.
+    #[default]
+    Medium,
+    /// The verdict on each new flow.
+    Verdicts,
+    /// Nothing else.
+    DropsOnly,
+}
+
+/// UDP ports that a container may not send to, so that it cannot forge what a tunnel would carry; 0: none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TunnelPorts {
+    pub vxlan: u16,
+    pub geneve: u16,
+}
+
+impl Default for TunnelPorts {
+    /// Cilium's ports.
+    fn default() -> TunnelPorts {
+        TunnelPorts { vxlan: 8472, geneve: 6081 }
+    }
+}
+
+/// How long what the programs remember lives without a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeouts {
+    /// TCP that both sides have spoken on.
+    pub tcp: Duration,
+    /// TCP that only one side has spoken on.
+    pub tcp_syn: Duration,
+    /// Everything else.
+    pub any: Duration,
+    /// TCP after a reset or a FIN from both sides.
+    pub closing: Duration,
+    /// The ports of a fragmented datagram.
+    pub fragments: Duration,
+    /// The least time between two traces of one direction of a flow.
+    pub report: Duration,
+}
+
+impl Default for Timeouts {
+    /// Cilium's times.
+    fn default() -> Timeouts {
+        Timeouts {
+            tcp: Duration::from_secs(8000),
+            tcp_syn: Duration::from_secs(60),
+            any: Duration::from_secs(60),
+            closing: Duration::from_secs(10),
+            fragments: Duration::from_secs(30),
+            report: Duration::from_secs(5),
+        }
+    }
+}
+
+/// How programs are attached to devices.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Attach {
+    /// By tcx where the kernel has it (6.6 and later), else by clsact.
+    #[default]
+    Auto,
+    /// By clsact, whatever the kernel has.
+    Clsact,
+}

@@ -1,0 +1,228 @@
+//! What the kernel holds of ours, in this crate's words: read back at start, at resync and after a failure, and carried
+//! forward by each operation that succeeded.
+//!
+//! Owns the picture alone. Reading it from a kernel is `kernel`'s, comparing it with what is wanted is `plan`'s.
+
+use crate::operation::Operation;
+use ipnetwork::IpNetwork;
+use model::desired::IpcacheEntry;
+use model::{EndpointId, Identity, Mac, PolicyMap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+/// One immutable version of one identity's policy in the kernel. Never 0, never used again while the maps live.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize)]
+#[serde(transparent)]
+pub struct PolicyId(pub u32);
+
+/// The host-side device of an endpoint.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Link {
+    pub name: String,
+    pub mac: Mac,
+    pub mtu: u32,
+    pub up: bool,
+}
+
+/// What the programs know of an endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Slot {
+    pub policy: PolicyId,
+    pub identity: Identity,
+    pub internal: bool,
+    pub ipv4: Option<Ipv4Addr>,
+    pub ipv6: Option<Ipv6Addr>,
+    pub mac: Mac,
+    pub node_mac: Mac,
+}
+
+/// The two programs on an endpoint's device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Attachment {
+    /// Both are this build's.
+    Current,
+    /// Both are there, at least one is another build's; it keeps filtering until it is replaced.
+    Outdated,
+    /// A pin without a device, or one program without the other: the device may be unfiltered.
+    Dead,
+}
+
+/// A policy version in the policy bpf.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Policy {
+    /// `None`: entries without a header, left by an agent that ended while it wrote them.
+    pub identity: Option<Identity>,
+    pub map: Arc<PolicyMap>,
+}
+
+/// Devices, addresses, routes, neighbours.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Network {
+    /// The node forwards packets of both families.
+    pub forwarding: bool,
+    /// The pair that carries the gateway addresses is there and up.
+    pub host_device: bool,
+    pub gateways: BTreeSet<IpAddr>,
+    /// Prefixes with an unreachable route of ours.
+    pub pools: BTreeSet<IpNetwork>,
+    pub links: BTreeMap<EndpointId, Link>,
+    /// Address to preferred source, by endpoint.
+    pub routes: BTreeMap<EndpointId, BTreeMap<IpAddr, Option<IpAddr>>>,
+    pub neighbours: BTreeMap<EndpointId, BTreeMap<IpAddr, Mac>>,
+}
+
+/// Maps and programs.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Bpf {
+    pub slots: BTreeMap<EndpointId, Slot>,
+    pub attachments: BTreeMap<EndpointId, Attachment>,
+    pub policies: BTreeMap<PolicyId, Policy>,
+    pub ipcache: BTreeMap<IpNetwork, IpcacheEntry>,
+    /// The ipcache changed since flows were last told to look again.
+    pub flows_stale: bool,
+    /// The largest policy id that was ever given out.
+    pub last_policy: u32,
+}
+
+/// What passes and what is masqueraded outside of our programs.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Firewall {
+    /// Pools in the masquerading table; `None`: not known to be as we write it.
+    pub masquerade: Option<BTreeSet<IpNetwork>>,
+    /// Packets from and to our devices pass the FORWARD chains.
+    pub forward: bool,
+}
+
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Current {
+    pub network: Network,
+    pub bpf: Bpf,
+    pub firewall: Firewall,
+}
+
+impl Current {
+    /// Carries the picture forward over an operation that succeeded.
+    pub fn record(&mut self, operation: &Operation) {
+        match operation {
+            Operation::Forwarding
+            | Operation::HostDevice
+            | Operation::AddGateway(_)
+            | Operation::RemoveGateway(_)
+            | Operation::AddPool(_)
+            | Operation::RemovePool(_) => self.network.record_node(operation),
+            Operation::CreateLink(id, _) => {
+                self.network.record_link(operation);
+                // What is pinned belongs to a device that is no more.
+                if let Some(attachment) = self.bpf.attachments.get_mut(id) {
+                    *attachment = Attachment::Dead;
+                }
+            }
+            Operation::DeleteLink(id) => {
+                self.network.record_link(operation);
+                if let Some(attachment) = self.bpf.attachments.get_mut(id) {
+                    *attachment = Attachment::Dead;
+                }
+            }
+            Operation::AdjustLink(..)
+            | Operation::RaiseLink(_)
+            | Operation::AddRoute(..)
+            | Operation::RemoveRoute(..)
+            | Operation::AddNeighbour(..)
+            | Operation::RemoveNeighbour(..) => self.network.record_link(operation),
+            Operation::Masquerade(pools) => self.firewall.masquerade = Some(pools.clone()),
+            Operation::Forward => self.firewall.forward = true,
+            Operation::ClearSlot(_)
+            | Operation::WriteSlot(..)
+            | Operation::Attach(_)
+            | Operation::Unpin(_)
+            | Operation::WritePolicy(..)
+            | Operation::RemovePolicy(..)
+            | Operation::PutIpcache(..)
+            | Operation::RemoveIpcache(_)
+            | Operation::InvalidateFlows => self.bpf.record(operation),
+        }
+    }
+}
+
+impl Network {
+    fn record_node(&mut self, operation: &Operation) {
+        match operation {
+            Operation::Forwarding => self.forwarding = true,
+            Operation::HostDevice => self.host_device = true,
+            Operation::AddGateway(ip) => drop(self.gateways.insert(*ip)),
+            Operation::RemoveGateway(ip) => drop(self.gateways.remove(ip)),
+            Operation::AddPool(prefix) => drop(self.pools.insert(*prefix)),
+            Operation::RemovePool(prefix) => drop(self.pools.remove(prefix)),
+            _ => {}
+        }
+    }
+
+    fn record_link(&mut self, operation: &Operation) {
+        match operation {
+            Operation::CreateLink(id, link) => {
+                self.forget(*id);
+                let made = Link { name: link.name.clone(), mac: link.node_mac, mtu: link.mtu, up: false };
+                self.links.insert(*id, made);
+            }
+            Operation::DeleteLink(id) => self.forget(*id),
+            Operation::AdjustLink(id, wanted) => {
+                if let Some(link) = self.links.get_mut(id) {
+                    (link.mac, link.mtu) = (wanted.node_mac, wanted.mtu);
+                }
+            }
+            Operation::RaiseLink(id) => {
+                if let Some(link) = self.links.get_mut(id) {
+                    link.up = true;
+                }
+            }
+            Operation::AddRoute(id, ip, source) => drop(self.routes.entry(*id).or_default().insert(*ip, *source)),
+            Operation::RemoveRoute(id, ip) => remove_inner(&mut self.routes, *id, ip),
+            Operation::AddNeighbour(id, ip, mac) => drop(self.neighbours.entry(*id).or_default().insert(*ip, *mac)),
+            Operation::RemoveNeighbour(id, ip) => remove_inner(&mut self.neighbours, *id, ip),
+            _ => {}
+        }
+    }
+
+    /// A device takes its routes and neighbours with it.
+    fn forget(&mut self, id: EndpointId) {
+        self.links.remove(&id);
+        self.routes.remove(&id);
+        self.neighbours.remove(&id);
+    }
+}
+
+fn remove_inner<V>(table: &mut BTreeMap<EndpointId, BTreeMap<IpAddr, V>>, id: EndpointId, ip: &IpAddr) {
+    if let Some(inner) = table.get_mut(&id) {
+        inner.remove(ip);
+        if inner.is_empty() {
+            table.remove(&id);
+        }
+    }
+}
+
+impl Bpf {
+    fn record(&mut self, operation: &Operation) {
+        match operation {
+            Operation::ClearSlot(id) => drop(self.slots.remove(id)),
+            Operation::WriteSlot(id, slot) => drop(self.slots.insert(*id, *slot)),
+            Operation::Attach(id) => drop(self.attachments.insert(*id, Attachment::Current)),
+            Operation::Unpin(id) => drop(self.attachments.remove(id)),
+            Operation::WritePolicy(id, identity, map) => {
+                self.policies.insert(*id, Policy { identity: Some(*identity), map: map.clone() });
+                self.last_policy = id.0;
+            }
+            Operation::RemovePolicy(id, _) => drop(self.policies.remove(id)),
+            Operation::PutIpcache(prefix, entry) => {
+                self.ipcache.insert(*prefix, *entry);
+                self.flows_stale = true;
+            }
+            Operation::RemoveIpcache(prefix) => {
+                self.ipcache.remove(prefix);
+                self.flows_stale = true;
+            }
+            Operation::InvalidateFlows => self.flows_stale = false,
+            _ => {}
+        }
+    }
+}

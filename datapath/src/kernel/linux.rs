@@ -1,0 +1,303 @@
+//! The kernel that this process runs on: operations become route netlink messages, map elements, links and rules.
+
+use super::{Kernel, OperationError, ReadError};
+use crate::current::{Bpf, Firewall, Network};
+use crate::firewall::Rules;
+use crate::forwarding;
+use crate::links::{self, Device, HOST_DEVICE, HOST_PEER, endpoint_of, ifindex};
+use crate::maps::{Maps, endpoints, ipcache, policy, runtime};
+use crate::netlink::{Netlink, NetlinkError, Refused, Request};
+use crate::operation::Operation;
+use crate::programs::Programs;
+use crate::routes::{self, Route};
+use ipnetwork::IpNetwork;
+use model::Mac;
+use model::desired::IpcacheEntry;
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use std::sync::Arc;
+
+#[derive(Debug, thiserror::Error)]
+enum NetworkError {
+    #[error("{what}")]
+    Refused { what: String, source: Refused },
+    #[error("{what}")]
+    Conversation { what: String, source: Arc<NetlinkError> },
+    #[error("there is no device {name}")]
+    NoDevice { name: &'static str },
+    #[error("draw a hardware address")]
+    Random { source: std::io::Error },
+}
+
+#[derive(Debug)]
+pub struct Linux {
+    netlink: Netlink,
+    maps: Arc<Maps>,
+    programs: Programs,
+    rules: Rules,
+    ipv6: bool,
+}
+
+impl Linux {
+    /// Speaks to the kernel from the calling thread's network namespace; all calls must come from that thread.
+    pub fn new(maps: Arc<Maps>, programs: Programs) -> Result<Linux, NetlinkError> {
+        Ok(Linux { netlink: Netlink::open()?, maps, programs, rules: Rules::default(), ipv6: forwarding::has_ipv6() })
+    }
+}
+
+impl Kernel for Linux {
+    fn network(&mut self) -> Result<Network, ReadError> {
+        read_network(&mut self.netlink, self.ipv6)
+    }
+
+    fn bpf(&mut self) -> Result<Bpf, ReadError> {
+        let slots = endpoints::read(&self.maps)?;
+        let attachments = self.programs.attachments(&mut self.netlink, slots.keys().copied())?;
+        let versions = policy::read(&self.maps)?;
+        Ok(Bpf {
+            slots,
+            attachments,
+            policies: versions.policies,
+            last_policy: versions.last,
+            ipcache: ipcache::read(&self.maps)?,
+            // Whoever wrote the ipcache last may have ended before it said so.
+            flows_stale: true,
+        })
+    }
+
+    fn firewall(&mut self) -> Result<Firewall, ReadError> {
+        Ok(self.rules.read()?)
+    }
+
+    fn apply(&mut self, operations: &[Operation]) -> Vec<Result<(), OperationError>> {
+        let mut results = Vec::with_capacity(operations.len());
+        let mut rest = operations;
+        while let Some(first) = rest.first() {
+            // Operations of one kind go together.
+            let same = rest.iter().take_while(|o| Way::of(o) == Way::of(first)).count();
+            let (run, after) = rest.split_at(same);
+            match Way::of(first) {
+                Way::Messages => results.extend(self.messages(run)),
+                Way::Identities => results.extend(self.identities(run)),
+                Way::Single => results.extend(run.iter().map(|operation| self.single(operation))),
+            }
+            rest = after;
+        }
+        results
+    }
+}
+
+/// How an operation is carried out.
+#[derive(PartialEq, Eq)]
+enum Way {
+    /// By route netlink messages, many in one system call.
+    Messages,
+    /// By map elements, many in one system call.
+    Identities,
+    /// One at a time.
+    Single,
+}
+
+impl Way {
+    fn of(operation: &Operation) -> Way {
+        match operation {
+            Operation::AddGateway(_)
+            | Operation::RemoveGateway(_)
+            | Operation::AddPool(_)
+            | Operation::RemovePool(_)
+            | Operation::CreateLink(..)
+            | Operation::AdjustLink(..)
+            | Operation::RaiseLink(_)
+            | Operation::DeleteLink(_)
+            | Operation::AddRoute(..)
+            | Operation::RemoveRoute(..)
+            | Operation::AddNeighbour(..)
+            | Operation::RemoveNeighbour(..) => Way::Messages,
+            Operation::PutIpcache(..) => Way::Identities,
+            Operation::Forwarding
+            | Operation::HostDevice
+            | Operation::Attach(_)
+            | Operation::Unpin(_)
+            | Operation::WriteSlot(..)
+            | Operation::ClearSlot(_)
+            | Operation::WritePolicy(..)
+            | Operation::RemovePolicy(..)
+            | Operation::RemoveIpcache(_)
+            | Operation::InvalidateFlows
+            | Operation::Masquerade(_)
+            | Operation::Forward => Way::Single,
+        }
+    }
+}
+
+impl Linux {
+    /// Sends the messages of all operations at once.
+    fn messages(&mut self, operations: &[Operation]) -> Vec<Result<(), OperationError>> {
+        let host = operations.iter().any(|o| matches!(o, Operation::AddGateway(_) | Operation::RemoveGateway(_)));
+        let host = if host { nix::net::if_::if_nametoindex(HOST_DEVICE).unwrap_or(0) } else { 0 };
+        let mut requests = Vec::new();
+        let counts: Vec<usize> = operations
+            .iter()
+            .map(|operation| {
+                let before = requests.len();
+                self.requests(operation, host, &mut requests);
+                requests.len() - before
+            })
+            .collect();
+        let what = |operation: &Operation| format!("{operation:?}");
+        match self.netlink.execute(requests) {
+            Ok(answers) => {
+                let mut answers = answers.into_iter();
+                let one = |(operation, count): (&Operation, usize)| {
+                    // Every answer is taken; the first refusal that matters counts.
+                    let taken: Vec<_> = answers.by_ref().take(count).collect();
+                    let refusal = taken.into_iter().filter_map(Result::err).find(|r| !is_done(operation, r));
+                    match refusal {
+                        None => Ok(()),
+                        Some(source) => Err(NetworkError::Refused { what: what(operation), source }.into()),
+                    }
+                };
+                operations.iter().zip(counts).map(one).collect()
+            }
+            Err(error) => {
+                let source = Arc::new(error);
+                let failed = |o| NetworkError::Conversation { what: what(o), source: source.clone() };
+                operations.iter().map(|operation| Err(failed(operation).into())).collect()
+            }
+        }
+    }
+
+    fn requests(&self, operation: &Operation, host: u32, requests: &mut Vec<Request>) {
+        match operation {
+            Operation::AddGateway(ip) => requests.push(routes::add_address(host, *ip)),
+            Operation::RemoveGateway(ip) => requests.push(routes::remove_address(host, *ip)),
+            Operation::AddPool(prefix) => requests.push(routes::unreachable(*prefix)),
+            Operation::RemovePool(prefix) => requests.push(routes::remove_unreachable(*prefix)),
+            Operation::CreateLink(id, spec) => requests.extend(links::create(*id, spec, self.ipv6)),
+            Operation::AdjustLink(id, spec) => requests.push(links::adjust(*id, spec)),
+            Operation::RaiseLink(id) => requests.push(links::raise(ifindex(*id))),
+            Operation::DeleteLink(id) => requests.push(links::delete(ifindex(*id))),
+            Operation::AddRoute(id, ip, source) => requests.push(routes::to_endpoint(*id, *ip, *source)),
+            Operation::RemoveRoute(id, ip) => requests.push(routes::remove_to_endpoint(*id, *ip)),
+            Operation::AddNeighbour(id, ip, mac) => requests.push(routes::neighbour(*id, *ip, *mac)),
+            Operation::RemoveNeighbour(id, ip) => requests.push(routes::remove_neighbour(*id, *ip)),
+            _ => {}
+        }
+    }
+
+    /// Writes addresses in batches; one by one where a batch failed, to find the ones at fault.
+    fn identities(&mut self, operations: &[Operation]) -> Vec<Result<(), OperationError>> {
+        let entry = |operation: &Operation| match operation {
+            Operation::PutIpcache(prefix, entry) => Some((*prefix, *entry)),
+            _ => None,
+        };
+        let entries: Vec<(IpNetwork, IpcacheEntry)> = operations.iter().filter_map(entry).collect();
+        if ipcache::put(&self.maps, &entries).is_ok() {
+            return operations.iter().map(|_| Ok(())).collect();
+        }
+        entries.iter().map(|entry| ipcache::put(&self.maps, std::slice::from_ref(entry)).map_err(Into::into)).collect()
+    }
+
+    fn single(&mut self, operation: &Operation) -> Result<(), OperationError> {
+        match operation {
+            Operation::Forwarding => forwarding::turn_on()?,
+            Operation::HostDevice => self.host_device()?,
+            Operation::Attach(id) => self.programs.attach(&mut self.netlink, *id)?,
+            Operation::Unpin(id) => self.programs.unpin(*id)?,
+            Operation::WriteSlot(id, slot) => endpoints::write(&self.maps, *id, slot)?,
+            Operation::ClearSlot(id) => endpoints::clear(&self.maps, *id)?,
+            Operation::WritePolicy(id, identity, map) => policy::write(&self.maps, *id, *identity, map)?,
+            Operation::RemovePolicy(id, map) => policy::remove(&self.maps, *id, map)?,
+            Operation::RemoveIpcache(prefix) => ipcache::remove(&self.maps, *prefix)?,
+            Operation::InvalidateFlows => runtime::raise_generation(&self.maps)?,
+            Operation::Masquerade(pools) => self.rules.masquerade(pools)?,
+            Operation::Forward => self.rules.forward()?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Makes the pair where it is not there, and takes both ends up.
+    fn host_device(&mut self) -> Result<(), NetworkError> {
+        let what = || format!("make the pair {HOST_DEVICE} - {HOST_PEER}");
+        let conversation = |source| NetworkError::Conversation { what: what(), source: Arc::new(source) };
+        if nix::net::if_::if_nametoindex(HOST_DEVICE).is_err() {
+            let pair = links::create_host_pair(random_mac()?, random_mac()?);
+            let answers = self.netlink.execute(vec![pair]).map_err(conversation)?;
+            refusal(answers, &what)?;
+        }
+        for name in [HOST_DEVICE, HOST_PEER] {
+            let number = nix::net::if_::if_nametoindex(name).map_err(|_| NetworkError::NoDevice { name })?;
+            let requests = links::configure_host_end(number, self.ipv6);
+            refusal(self.netlink.execute(requests.into()).map_err(conversation)?, &what)?;
+        }
+        Ok(())
+    }
+}
+
+fn refusal(answers: Vec<Result<(), Refused>>, what: &impl Fn() -> String) -> Result<(), NetworkError> {
+    let refused = answers.into_iter().find_map(Result::err);
+    refused.map_or(Ok(()), |source| Err(NetworkError::Refused { what: what(), source }))
+}
+
+fn random_mac() -> Result<Mac, NetworkError> {
+    use std::io::Read;
+    let mut seed = [0; 6];
+    let drawn = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut seed));
+    drawn.map(|()| Mac::local(seed)).map_err(|source| NetworkError::Random { source })
+}
+
+/// Whether a refusal says that all is as it should be: gone what was to go, there what was to come.
+fn is_done(operation: &Operation, refused: &Refused) -> bool {
+    match operation {
+        Operation::DeleteLink(_) => refused.errno == libc::ENODEV,
+        Operation::RemoveRoute(..) | Operation::RemovePool(_) => matches!(refused.errno, libc::ESRCH | libc::ENODEV),
+        Operation::RemoveNeighbour(..) => matches!(refused.errno, libc::ENOENT | libc::ENODEV),
+        Operation::RemoveGateway(_) => matches!(refused.errno, libc::EADDRNOTAVAIL | libc::ENODEV),
+        Operation::AddGateway(_) => refused.errno == libc::EEXIST,
+        _ => false,
+    }
+}
+
+fn read_network(netlink: &mut Netlink, ipv6: bool) -> Result<Network, ReadError> {
+    let mut network = Network { forwarding: forwarding::is_on()?, ..Network::default() };
+    let (mut host, mut ends) = (None, 0);
+    for message in netlink.dump(links::list())? {
+        let RouteNetlinkMessage::NewLink(message) = message else { continue };
+        let device = Device::decode(&message);
+        if let Some(id) = device.endpoint() {
+            network.links.insert(id, device.into_link());
+        } else if (device.name == HOST_DEVICE || device.name == HOST_PEER) && device.up {
+            ends += 1;
+            host = host.or((device.name == HOST_DEVICE).then_some(device.ifindex));
+        }
+    }
+    network.host_device = host.is_some() && ends == 2;
+    for message in netlink.dump(routes::list_addresses())? {
+        let RouteNetlinkMessage::NewAddress(message) = message else { continue };
+        network.gateways.extend(routes::decode_address(&message).filter(|(n, _)| Some(*n) == host).map(|(_, ip)| ip));
+    }
+    let families = if ipv6 { &[AddressFamily::Inet, AddressFamily::Inet6][..] } else { &[AddressFamily::Inet] };
+    for family in families {
+        for message in netlink.dump(routes::list_routes(*family))? {
+            let RouteNetlinkMessage::NewRoute(message) = message else { continue };
+            match routes::decode_route(&message) {
+                Some(Route::Pool(prefix)) => drop(network.pools.insert(prefix)),
+                Some(Route::Endpoint { ifindex, ip, source }) => {
+                    if let Some(id) = endpoint_of(ifindex) {
+                        network.routes.entry(id).or_default().insert(ip, source);
+                    }
+                }
+                None => {}
+            }
+        }
+    }
+    for message in netlink.dump(routes::list_neighbours())? {
+        let RouteNetlinkMessage::NewNeighbour(message) = message else { continue };
+        if let Some((number, ip, mac)) = routes::decode_neighbour(&message)
+            && let Some(id) = endpoint_of(number).filter(|id| network.links.contains_key(id))
+        {
+            network.neighbours.entry(id).or_default().insert(ip, mac);
+        }
+    }
+    Ok(network)
+}

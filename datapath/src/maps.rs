@@ -1,0 +1,97 @@
+//! The pinned maps, opened with the types of their keys and values.
+//!
+//! Owns the set; a file below each map's name owns what an element means. Who makes and pins them is `programs`.
+
+pub mod conntrack;
+pub mod endpoints;
+pub mod ipcache;
+pub mod metrics;
+pub mod policy;
+pub mod runtime;
+
+use crate::syscall::{Map, MapInfo, map_info, open_pin};
+use aya::maps::lpm_trie;
+use bpf::{abi, names};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, thiserror::Error)]
+pub enum MapError {
+    #[error("open the pinned map {path}")]
+    Open { path: PathBuf, source: io::Error },
+    #[error("read map {map}")]
+    Read { map: &'static str, source: io::Error },
+    #[error("write map {map}")]
+    Write { map: &'static str, source: io::Error },
+}
+
+pub type LpmKey = lpm_trie::Key<abi::IpcacheKey>;
+
+/// Every map of the programs.
+#[derive(Debug)]
+pub struct Maps {
+    pub directory: PathBuf,
+    pub lxc: Map<u32, abi::Endpoint>,
+    pub policies: Map<u32, abi::PolicyHeader>,
+    pub policy: Map<abi::PolicyKey, abi::PolicyEntry>,
+    pub ipcache: Map<abi::IpcacheKey, abi::IpcacheEntry>,
+    pub ipcache_lpm: Map<LpmKey, abi::IpcacheEntry>,
+    pub ct4: Map<abi::Ct4Key, abi::CtEntry>,
+    pub ct6: Map<abi::Ct6Key, abi::CtEntry>,
+    pub frag4: Map<abi::Frag4Key, abi::FragEntry>,
+    pub frag6: Map<abi::Frag6Key, abi::FragEntry>,
+    pub metrics: Map<u32, abi::Metric>,
+    pub runtime: Map<u32, abi::Runtime>,
+    pub events: (OwnedFd, MapInfo),
+}
+
+impl Maps {
+    /// Opens what is pinned in `directory`.
+    pub fn open(directory: &Path) -> Result<Maps, MapError> {
+        Ok(Maps {
+            directory: directory.to_owned(),
+            lxc: open(directory, names::map::LXC)?,
+            policies: open(directory, names::map::POLICIES)?,
+            policy: open(directory, names::map::POLICY)?,
+            ipcache: open(directory, names::map::IPCACHE)?,
+            ipcache_lpm: open(directory, names::map::IPCACHE_LPM)?,
+            ct4: open(directory, names::map::CT4)?,
+            ct6: open(directory, names::map::CT6)?,
+            frag4: open(directory, names::map::FRAG4)?,
+            frag6: open(directory, names::map::FRAG6)?,
+            metrics: open(directory, names::map::METRICS)?,
+            runtime: open(directory, names::map::RUNTIME)?,
+            events: {
+                let path = directory.join(names::map::EVENTS);
+                let fd = open_pin(&path).map_err(|source| MapError::Open { path: path.clone(), source })?;
+                let info = map_info(fd.as_fd()).map_err(|source| MapError::Open { path, source })?;
+                (fd, info)
+            },
+        })
+    }
+
+    /// Name and kernel facts of each map.
+    pub fn infos(&self) -> [(&'static str, MapInfo); 12] {
+        use names::map;
+        [
+            (map::LXC, self.lxc.info()),
+            (map::POLICIES, self.policies.info()),
+            (map::POLICY, self.policy.info()),
+            (map::IPCACHE, self.ipcache.info()),
+            (map::IPCACHE_LPM, self.ipcache_lpm.info()),
+            (map::CT4, self.ct4.info()),
+            (map::CT6, self.ct6.info()),
+            (map::FRAG4, self.frag4.info()),
+            (map::FRAG6, self.frag6.info()),
+            (map::METRICS, self.metrics.info()),
+            (map::RUNTIME, self.runtime.info()),
+            (map::EVENTS, self.events.1),
+        ]
+    }
+}
+
+fn open<K: aya::Pod, V: aya::Pod>(directory: &Path, name: &str) -> Result<Map<K, V>, MapError> {
+    let path = directory.join(name);
+    open_pin(&path).and_then(Map::new).map_err(|source| MapError::Open { path, source })
+}

@@ -1,0 +1,126 @@
+//! `cilium_ipcache` and `cilium_ipcache_lpm`: address or prefix -> identity.
+//!
+//! Whole addresses stand in the hash alone, shorter prefixes in the trie alone.
+
+use super::{LpmKey, MapError, Maps};
+use bpf::abi;
+use bpf::names::map::{IPCACHE, IPCACHE_LPM};
+use ipnetwork::IpNetwork;
+use model::desired::IpcacheEntry;
+use model::{EndpointId, Identity};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Everything in both maps.
+pub fn read(maps: &Maps) -> Result<BTreeMap<IpNetwork, IpcacheEntry>, MapError> {
+    let mut entries = BTreeMap::new();
+    let host = |key: &abi::IpcacheKey, value: &abi::IpcacheEntry| {
+        entries.extend(address(key).map(|ip| (IpNetwork::from(ip), decode(value))));
+    };
+    maps.ipcache.for_each(host).map_err(|source| MapError::Read { map: IPCACHE, source })?;
+    let prefix = |key: &LpmKey, value: &abi::IpcacheEntry| {
+        let length = key.prefix_len().checked_sub(abi::IPCACHE_LPM_FAMILY_BITS).and_then(|n| u8::try_from(n).ok());
+        let network = address(&key.data()).zip(length).and_then(|(ip, length)| IpNetwork::new(ip, length).ok());
+        entries.extend(network.map(|network| (network, decode(value))));
+    };
+    maps.ipcache_lpm.for_each(prefix).map_err(|source| MapError::Read { map: IPCACHE_LPM, source })?;
+    Ok(entries)
+}
+
+/// Writes entries; one answer for all of each map.
+pub fn put(maps: &Maps, entries: &[(IpNetwork, IpcacheEntry)]) -> Result<(), MapError> {
+    let (mut hosts, mut host_values, mut prefixes, mut prefix_values) = (vec![], vec![], vec![], vec![]);
+    for (network, entry) in entries {
+        match encode_key(*network) {
+            Key::Host(key) => {
+                hosts.push(key);
+                host_values.push(encode(entry));
+            }
+            Key::Prefix(key) => {
+                prefixes.push(key);
+                prefix_values.push(encode(entry));
+            }
+        }
+    }
+    let result = maps.ipcache.put_all(&hosts, &host_values);
+    result.map_err(|source| MapError::Write { map: IPCACHE, source })?;
+    let result = maps.ipcache_lpm.put_all(&prefixes, &prefix_values);
+    result.map_err(|source| MapError::Write { map: IPCACHE_LPM, source })
+}
+
+/// Deletes entries; absent ones are no error.
+pub fn remove(maps: &Maps, network: IpNetwork) -> Result<(), MapError> {
+    match encode_key(network) {
+        Key::Host(key) => maps.ipcache.delete(&key).map_err(|source| MapError::Write { map: IPCACHE, source }),
+        Key::Prefix(key) => {
+            maps.ipcache_lpm.delete(&key).map_err(|source| MapError::Write { map: IPCACHE_LPM, source })
+        }
+    }
+}
+
+enum Key {
+    Host(abi::IpcacheKey),
+    Prefix(LpmKey),
+}
+
+fn encode_key(network: IpNetwork) -> Key {
+    let mut key = abi::IpcacheKey::default();
+    let (family, octets): (u32, &[u8]) = match network.network() {
+        IpAddr::V4(ip) => (abi::FAMILY_IPV4, &ip.octets()),
+        IpAddr::V6(ip) => (abi::FAMILY_IPV6, &ip.octets()),
+    };
+    key.family = family as u8;
+    key.address[..octets.len()].copy_from_slice(octets);
+    if usize::from(network.prefix()) == octets.len() * 8 {
+        Key::Host(key)
+    } else {
+        Key::Prefix(LpmKey::new(abi::IPCACHE_LPM_FAMILY_BITS + u32::from(network.prefix()), key))
+    }
+}
+
+fn address(key: &abi::IpcacheKey) -> Option<IpAddr> {
+    match u32::from(key.family) {
+        abi::FAMILY_IPV4 => {
+            let [a, b, c, d, ..] = key.address;
+            Some(IpAddr::V4(Ipv4Addr::new(a, b, c, d)))
+        }
+        abi::FAMILY_IPV6 => Some(IpAddr::V6(Ipv6Addr::from(key.address))),
+        _ => None,
+    }
+}
+
+fn encode(entry: &IpcacheEntry) -> abi::IpcacheEntry {
+    abi::IpcacheEntry { identity: entry.identity.0, slot: entry.endpoint.map_or(0, |id| id.0), ..Default::default() }
+}
+
+fn decode(value: &abi::IpcacheEntry) -> IpcacheEntry {
+    IpcacheEntry { identity: Identity(value.identity), endpoint: Some(EndpointId(value.slot)).filter(|id| id.0 != 0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_addresses_and_prefixes_go_to_their_maps() {
+        for (text, length) in
+            [("10.0.0.1/32", None), ("f00d::1/128", None), ("10.0.0.0/8", Some(40)), ("::/0", Some(32))]
+        {
+            let network: IpNetwork = text.parse().unwrap();
+            match (encode_key(network), length) {
+                (Key::Host(key), None) => assert_eq!(address(&key), Some(network.ip())),
+                (Key::Prefix(key), Some(length)) => {
+                    assert_eq!(key.prefix_len(), length);
+                    assert_eq!(address(&key.data()), Some(network.ip()));
+                }
+                _ => panic!("{text} is in the wrong map"),
+            }
+        }
+    }
+
+    #[test]
+    fn host_bits_do_not_reach_the_trie() {
+        let Key::Prefix(key) = encode_key("10.1.2.3/8".parse().unwrap()) else { panic!("a prefix") };
+        assert_eq!(address(&key.data()), Some("10.0.0.0".parse().unwrap()));
+    }
+}

@@ -1,0 +1,138 @@
+//! Everything that this crate ever does to a kernel, as data.
+//!
+//! An operation names what it acts on in the words of `model`, is complete in itself, and may be carried out again:
+//! deleting what is absent and making what is there already succeed. In which order they come is `plan`'s.
+
+use crate::current::{PolicyId, Slot};
+use ipnetwork::IpNetwork;
+use model::desired::{IpcacheEntry, Object};
+use model::{EndpointId, Identity, Mac, PolicyMap};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// What an endpoint's pair of devices should be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LinkSpec {
+    /// The host's end.
+    pub name: String,
+    pub node_mac: Mac,
+    /// The container's end, in the host's namespace until Docker takes it.
+    pub peer_name: String,
+    pub mac: Mac,
+    /// Of both ends.
+    pub mtu: u32,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub enum Operation {
+    /// Has the node forward packets of both families.
+    Forwarding,
+    /// Makes the pair `cilium_host` - `cilium_net`, which carries the gateway addresses.
+    HostDevice,
+    AddGateway(IpAddr),
+    RemoveGateway(IpAddr),
+    /// Makes a prefix unreachable unless something more specific says where it is.
+    AddPool(IpNetwork),
+    RemovePool(IpNetwork),
+
+    /// Makes a pair of devices, both down.
+    CreateLink(EndpointId, LinkSpec),
+    AdjustLink(EndpointId, LinkSpec),
+    /// Takes the host's end up.
+    RaiseLink(EndpointId),
+    /// Deletes the pair and with it routes, neighbours and whatever is attached.
+    DeleteLink(EndpointId),
+    /// From the host to an address by the endpoint's device, with the source that the host's own packets get.
+    AddRoute(EndpointId, IpAddr, Option<IpAddr>),
+    RemoveRoute(EndpointId, IpAddr),
+    AddNeighbour(EndpointId, IpAddr, Mac),
+    RemoveNeighbour(EndpointId, IpAddr),
+
+    /// Puts this build's programs on both hooks of the device; those of another build are replaced in place.
+    Attach(EndpointId),
+    /// Removes the pins of a device that is gone.
+    Unpin(EndpointId),
+    WriteSlot(EndpointId, Slot),
+    /// Everything from and to the endpoint is dropped from now on.
+    ClearSlot(EndpointId),
+    /// Writes all entries, then the header. Nothing looks at them before a slot names the id.
+    WritePolicy(PolicyId, Identity, Arc<PolicyMap>),
+    RemovePolicy(PolicyId, Arc<PolicyMap>),
+    PutIpcache(IpNetwork, IpcacheEntry),
+    RemoveIpcache(IpNetwork),
+    /// Has flows with one end elsewhere judged again.
+    InvalidateFlows,
+
+    /// Masquerades what leaves the node from these prefixes; none: no table at all.
+    Masquerade(BTreeSet<IpNetwork>),
+    /// Has the FORWARD chains of iptables accept packets from and to our devices.
+    Forward,
+}
+
+/// The part of `Current` that has to be read again when an operation failed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Domain {
+    Network,
+    Bpf,
+    Firewall,
+}
+
+impl Operation {
+    /// Whose failure it is when the operation fails.
+    pub fn object(&self) -> Object {
+        match self {
+            Operation::Forwarding => Object::Node("forwarding"),
+            Operation::HostDevice => Object::Node("devices"),
+            Operation::AddGateway(ip) | Operation::RemoveGateway(ip) => Object::Gateway(*ip),
+            Operation::AddPool(prefix) | Operation::RemovePool(prefix) => Object::Pool(*prefix),
+            Operation::CreateLink(id, _)
+            | Operation::AdjustLink(id, _)
+            | Operation::RaiseLink(id)
+            | Operation::DeleteLink(id)
+            | Operation::AddRoute(id, ..)
+            | Operation::RemoveRoute(id, _)
+            | Operation::AddNeighbour(id, ..)
+            | Operation::RemoveNeighbour(id, _)
+            | Operation::Attach(id)
+            | Operation::Unpin(id)
+            | Operation::WriteSlot(id, _)
+            | Operation::ClearSlot(id) => Object::Endpoint(*id),
+            Operation::WritePolicy(_, identity, _) => Object::Policy(*identity),
+            Operation::RemovePolicy(..) => Object::Node("policies"),
+            Operation::PutIpcache(prefix, _) | Operation::RemoveIpcache(prefix) => Object::Ipcache(*prefix),
+            Operation::InvalidateFlows => Object::Node("flows"),
+            Operation::Masquerade(_) => Object::Node("masquerade"),
+            Operation::Forward => Object::Node("forward"),
+        }
+    }
+
+    pub fn domain(&self) -> Domain {
+        match self {
+            Operation::Forwarding
+            | Operation::HostDevice
+            | Operation::AddGateway(_)
+            | Operation::RemoveGateway(_)
+            | Operation::AddPool(_)
+            | Operation::RemovePool(_)
+            | Operation::CreateLink(..)
+            | Operation::AdjustLink(..)
+            | Operation::RaiseLink(_)
+            | Operation::DeleteLink(_)
+            | Operation::AddRoute(..)
+            | Operation::RemoveRoute(..)
+            | Operation::AddNeighbour(..)
+            | Operation::RemoveNeighbour(..) => Domain::Network,
+            Operation::Attach(_)
+            | Operation::Unpin(_)
+            | Operation::WriteSlot(..)
+            | Operation::ClearSlot(_)
+            | Operation::WritePolicy(..)
+            | Operation::RemovePolicy(..)
+            | Operation::PutIpcache(..)
+            | Operation::RemoveIpcache(_)
+            | Operation::InvalidateFlows => Domain::Bpf,
+            Operation::Masquerade(_) | Operation::Forward => Domain::Firewall,
+        }
+    }
+}

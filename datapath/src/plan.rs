@@ -1,0 +1,184 @@
+//! From what the kernel holds and what is wanted to the operations between, in the one order that is safe.
+//!
+//! Pure: no kernel, no clock. `Stage` is the list of steps with the reason for the place of each.
+
+mod endpoints;
+mod policies;
+
+use crate::current::{Current, PolicyId};
+use crate::operation::Operation;
+use ipnetwork::IpNetwork;
+use model::desired::{Datapath, Object};
+use model::{EndpointId, Identity};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// A step of a round; they run in this order. Operations of one stage do not depend on each other.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Stage {
+    /// Forwarding, gateway addresses, unreachable pools: endpoints' routes name gateways as their source, and an address
+    /// of a pool must not follow the default route in the time before its own route is there.
+    Node,
+    /// Empty the slots of gone endpoints, so that their devices drop everything before anything of theirs goes.
+    Cut,
+    /// Addresses stop to carry identities, before the policies that judge those identities go.
+    Forget,
+    /// Flows that rest on forgotten addresses are judged again.
+    ForgetFlows,
+    /// Routes and neighbours that lead to the wrong place go before their devices: their deletion needs the device.
+    Withdraw,
+    /// Devices of gone endpoints go; what is attached goes with them, so no device is ever up without its programs.
+    Remove,
+    /// Their pins go.
+    Unpin,
+    /// New pairs, both ends down: nothing passes.
+    Links,
+    /// New versions of policies under ids that no slot names yet.
+    Policies,
+    /// Slots: each endpoint goes over to its new policy in one write. After it, every verdict is in place that the
+    /// addresses of stage `Identities` need.
+    Slots,
+    /// Addresses begin to carry identities.
+    Identities,
+    /// Flows that rest on the addresses' former identities are judged again.
+    IdentityFlows,
+    /// Programs, on devices whose slots are complete. A program of another build that works on maps of its own is
+    /// replaced here, when everything that it knows stands in the new maps too.
+    Attach,
+    /// Only a device that is filtered goes up.
+    Raise,
+    /// The host finds its way to the endpoints. Needs devices that are up, and gateways as sources.
+    Reach,
+    /// The firewall around us.
+    Firewall,
+    /// Former gateways and pools, which no endpoint's route names any more.
+    Release,
+    /// Policy versions that no slot names any more. It runs on its own, a while later: a packet on its way may still be
+    /// judged by the version that its endpoint had when it came.
+    Sweep,
+}
+
+/// What was ever wanted since start. Only that may be deleted before every source has told all it knows: the rest was
+/// perhaps left by the agent before us and merely not heard of yet.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub endpoints: BTreeSet<EndpointId>,
+    pub prefixes: BTreeSet<IpNetwork>,
+    pub gateways: BTreeSet<IpAddr>,
+    pub pools: BTreeSet<IpNetwork>,
+}
+
+impl Seen {
+    /// Takes note of a snapshot. Once everything is settled there is nothing to remember.
+    pub fn note(&mut self, desired: &Datapath) {
+        if desired.settled {
+            *self = Seen::default();
+            return;
+        }
+        self.endpoints.extend(desired.endpoints.keys());
+        self.prefixes.extend(desired.ipcache.keys());
+        self.gateways.extend(&desired.gateways);
+        self.pools.extend(&desired.pools);
+    }
+}
+
+/// What this node does beyond what the snapshots say.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Masquerade what leaves the node from the pools.
+    pub masquerade: bool,
+}
+
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Operations by stage; a stage without any is absent.
+    pub stages: BTreeMap<Stage, Vec<Operation>>,
+    /// What cannot be had by any operation.
+    pub failures: BTreeMap<Object, String>,
+    /// The version of each identity's policy that is to be in force.
+    pub policies: BTreeMap<Identity, PolicyId>,
+}
+
+impl Plan {
+    fn add(&mut self, stage: Stage, operation: Operation) {
+        self.stages.entry(stage).or_default().push(operation);
+    }
+}
+
+/// The operations from `current` to `desired`.
+pub fn plan(current: &Current, desired: &Datapath, seen: &Seen, settings: Settings) -> Plan {
+    let mut plan = Plan::default();
+    node(&mut plan, current, desired, seen);
+    policies::plan(&mut plan, current, desired);
+    endpoints::plan(&mut plan, current, desired, seen);
+    policies::sweep(&mut plan, current);
+    ipcache(&mut plan, current, desired, seen);
+    firewall(&mut plan, current, desired, seen, settings);
+    plan
+}
+
+fn node(plan: &mut Plan, current: &Current, desired: &Datapath, seen: &Seen) {
+    let network = &current.network;
+    if !network.forwarding {
+        plan.add(Stage::Node, Operation::Forwarding);
+    }
+    if !network.host_device {
+        plan.add(Stage::Node, Operation::HostDevice);
+    }
+    for gateway in desired.gateways.difference(&network.gateways) {
+        plan.add(Stage::Node, Operation::AddGateway(*gateway));
+    }
+    for pool in desired.pools.difference(&network.pools) {
+        plan.add(Stage::Node, Operation::AddPool(*pool));
+    }
+    for gateway in network.gateways.difference(&desired.gateways) {
+        if desired.settled || seen.gateways.contains(gateway) {
+            plan.add(Stage::Release, Operation::RemoveGateway(*gateway));
+        }
+    }
+    for pool in network.pools.difference(&desired.pools) {
+        if desired.settled || seen.pools.contains(pool) {
+            plan.add(Stage::Release, Operation::RemovePool(*pool));
+        }
+    }
+}
+
+fn ipcache(plan: &mut Plan, current: &Current, desired: &Datapath, seen: &Seen) {
+    let held = &current.bpf.ipcache;
+    let mut forgets = false;
+    let mut puts = false;
+    for prefix in held.keys() {
+        if !desired.ipcache.contains_key(prefix) && (desired.settled || seen.prefixes.contains(prefix)) {
+            plan.add(Stage::Forget, Operation::RemoveIpcache(*prefix));
+            forgets = true;
+        }
+    }
+    for (prefix, entry) in &desired.ipcache {
+        if held.get(prefix) != Some(entry) {
+            plan.add(Stage::Identities, Operation::PutIpcache(*prefix, *entry));
+            puts = true;
+        }
+    }
+    if forgets {
+        plan.add(Stage::ForgetFlows, Operation::InvalidateFlows);
+    }
+    if puts || (current.bpf.flows_stale && !forgets) {
+        plan.add(Stage::IdentityFlows, Operation::InvalidateFlows);
+    }
+}
+
+fn firewall(plan: &mut Plan, current: &Current, desired: &Datapath, seen: &Seen, settings: Settings) {
+    let mut wanted = BTreeSet::new();
+    if settings.masquerade {
+        wanted.extend(&desired.pools);
+        // A pool that is merely unrecognised goes on being masqueraded.
+        let kept = current.network.pools.iter().filter(|pool| !desired.settled && !seen.pools.contains(pool));
+        wanted.extend(kept);
+    }
+    if current.firewall.masquerade.as_ref() != Some(&wanted) {
+        plan.add(Stage::Firewall, Operation::Masquerade(wanted));
+    }
+    if !current.firewall.forward {
+        plan.add(Stage::Firewall, Operation::Forward);
+    }
+}

@@ -1,0 +1,291 @@
+//! One round: read what is not known, plan, carry out stage by stage, say what came of it.
+//!
+//! Owns attempts and their pacing. When a round runs is `worker`'s, what it does in which order is `plan`'s.
+
+use crate::current::{Attachment, Current};
+use crate::kernel::Kernel;
+use crate::operation::{Domain, Operation};
+use crate::plan::{Plan, Seen, Settings, Stage, plan};
+use model::desired::{Datapath, Failure, Object, Status};
+use model::{EndpointId, Identity};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+/// The first retry comes after this, each further one after twice the time of the one before ...
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+/// ... and none after more than this.
+const LAST_RETRY: Duration = Duration::from_secs(30);
+
+/// How long a policy version stays after no slot names it: packets that began under it have long ended.
+const GRACE: Duration = Duration::from_millis(100);
+const SWEEPER: Object = Object::Node("policies");
+
+/// Makes a kernel equal to snapshots.
+#[derive(Debug)]
+pub struct Reconciler<K> {
+    kernel: K,
+    settings: Settings,
+    current: Current,
+    /// Parts of `current` that are not known to be right.
+    unread: BTreeSet<Domain>,
+    seen: Seen,
+    failing: BTreeMap<Object, Attempts>,
+    /// Old policy versions, and when they may go.
+    sweep: Option<(Instant, Vec<Operation>)>,
+    realised: u64,
+    rounds: u64,
+    operations: u64,
+}
+
+#[derive(Debug)]
+struct Attempts {
+    failure: Failure,
+    due: Instant,
+}
+
+/// What went wrong in the round that runs.
+#[derive(Default)]
+struct Round {
+    failed: BTreeMap<Object, String>,
+    /// Identities about which some endpoint's policy should say something and does not yet.
+    withheld: BTreeSet<Identity>,
+}
+
+/// Why an operation is not tried.
+enum Obstacle {
+    /// It failed not long ago and waits for its time; or something that it needs failed.
+    Failure(String),
+    /// It is not needed after all, or not yet.
+    None,
+}
+
+impl<K: Kernel> Reconciler<K> {
+    pub fn new(kernel: K, settings: Settings) -> Reconciler<K> {
+        Reconciler {
+            kernel,
+            settings,
+            current: Current::default(),
+            unread: BTreeSet::from([Domain::Network, Domain::Bpf, Domain::Firewall]),
+            seen: Seen::default(),
+            failing: BTreeMap::new(),
+            sweep: None,
+            realised: 0,
+            rounds: 0,
+            operations: 0,
+        }
+    }
+
+    /// Has the next round read a part of the kernel's state instead of trusting the picture.
+    pub fn distrust(&mut self, domain: Domain) {
+        self.unread.insert(domain);
+    }
+
+    /// Makes the kernel equal to `desired` as far as it goes, and tells what came of it.
+    pub fn round(&mut self, desired: &Datapath, now: Instant) -> Status {
+        self.rounds += 1;
+        self.seen.note(desired);
+        let mut round = Round::default();
+        // Planning on a picture that is not known to be right could take away what is needed.
+        if self.read(&mut round, now) {
+            let mut plan = plan(&self.current, desired, &self.seen, self.settings);
+            round.failed.append(&mut plan.failures);
+            self.adopt(&plan, desired);
+            self.sweep = self.sweep.take().or(plan.stages.remove(&Stage::Sweep).map(|list| (now + GRACE, list)));
+            plan.stages.remove(&Stage::Sweep);
+            for operations in plan.stages.into_values() {
+                self.carry_out(operations, desired, now, &mut round);
+            }
+            self.realised = desired.revision;
+        }
+        let sweeping = self.sweep.is_some();
+        self.failing.retain(|object, _| round.failed.contains_key(object) || sweeping && *object == SWEEPER);
+        self.count(&round.failed, now);
+        self.status()
+    }
+
+    /// Deletes the policy versions that were found to be needed no more, if it is time.
+    pub fn sweep(&mut self, now: Instant) {
+        if let Some((_, operations)) = self.sweep.take_if(|(due, _)| *due <= now) {
+            let mut round = Round::default();
+            self.carry_out(operations, &Datapath::default(), now, &mut round);
+            self.failing.retain(|object, _| *object != SWEEPER || round.failed.contains_key(object));
+            self.count(&round.failed, now);
+        }
+    }
+
+    /// When something is due without a new snapshot: an attempt at what failed, or a sweep.
+    pub fn due(&self) -> Option<Instant> {
+        let retries = self.failing.values().map(|attempts| attempts.due);
+        retries.chain(self.sweep.iter().map(|(due, _)| *due)).min()
+    }
+
+    /// Whether an attempt at something that failed is due.
+    pub fn retry_due(&self, now: Instant) -> bool {
+        self.failing.values().any(|attempts| attempts.due <= now)
+    }
+
+    pub fn status(&self) -> Status {
+        let failing = self.failing.iter().map(|(object, attempts)| (object.clone(), attempts.failure.clone()));
+        Status { realised: self.realised, failing: failing.collect(), rounds: self.rounds, operations: self.operations }
+    }
+
+    /// The picture of the kernel after the last round.
+    pub fn current(&self) -> &Current {
+        &self.current
+    }
+
+    #[cfg(test)]
+    pub fn kernel(&mut self) -> &mut K {
+        &mut self.kernel
+    }
+
+    /// Reads what is not known. `false`: a part without which nothing can be planned could not be read.
+    fn read(&mut self, round: &mut Round, now: Instant) -> bool {
+        for domain in std::mem::take(&mut self.unread) {
+            let object = Object::Node(match domain {
+                Domain::Network => "network",
+                Domain::Bpf => "maps",
+                Domain::Firewall => "firewall",
+            });
+            if let Some(attempts) = self.failing.get(&object).filter(|attempts| attempts.due > now) {
+                round.failed.insert(object, attempts.failure.message.clone());
+                self.unread.insert(domain);
+                continue;
+            }
+            let result = match domain {
+                Domain::Network => self.kernel.network().map(|read| self.current.network = read),
+                Domain::Bpf => self.kernel.bpf().map(|read| self.current.bpf = read),
+                Domain::Firewall => self.kernel.firewall().map(|read| self.current.firewall = read),
+            };
+            if let Err(error) = result {
+                round.failed.insert(object, chain(&*error));
+                self.unread.insert(domain);
+            }
+        }
+        !self.unread.contains(&Domain::Network) && !self.unread.contains(&Domain::Bpf)
+    }
+
+    /// Where a version in the kernel says what is wanted, keeps the snapshot's copy: the next comparison is one of
+    /// pointers.
+    fn adopt(&mut self, plan: &Plan, desired: &Datapath) {
+        for (identity, id) in &plan.policies {
+            if let (Some(held), Some(map)) = (self.current.bpf.policies.get_mut(id), desired.policies.get(identity)) {
+                held.map = map.clone();
+            }
+        }
+    }
+
+    fn carry_out(&mut self, operations: Vec<Operation>, desired: &Datapath, now: Instant, round: &mut Round) {
+        let mut ready = Vec::with_capacity(operations.len());
+        for operation in operations {
+            match self.obstacle(&operation, now, round) {
+                None => ready.push(operation),
+                Some(Obstacle::None) => {}
+                Some(Obstacle::Failure(reason)) => self.fail(round, &operation, reason, desired),
+            }
+        }
+        if ready.is_empty() {
+            return;
+        }
+        self.operations += ready.len() as u64;
+        let results = self.kernel.apply(&ready);
+        debug_assert_eq!(results.len(), ready.len(), "one answer for each operation");
+        for (operation, result) in ready.iter().zip(results) {
+            match result {
+                Ok(()) => self.current.record(operation),
+                Err(error) => {
+                    self.unread.insert(operation.domain());
+                    self.fail(round, operation, chain(&*error), desired);
+                }
+            }
+        }
+    }
+
+    /// Why an operation must not be tried in this round: what it needs is not there.
+    fn obstacle(&self, operation: &Operation, now: Instant, round: &Round) -> Option<Obstacle> {
+        let object = operation.object();
+        // Node objects run programs, or fail for reasons that no snapshot changes: they wait for their time.
+        if let (Object::Node(_), Some(attempts)) = (&object, self.failing.get(&object))
+            && attempts.due > now
+        {
+            return Some(Obstacle::Failure(attempts.failure.message.clone()));
+        }
+        let (network, bpf) = (&self.current.network, &self.current.bpf);
+        let link = |id: &EndpointId| network.links.get(id);
+        let needs = |there: bool, what: &str| (!there).then(|| Obstacle::Failure(what.to_owned()));
+        match operation {
+            Operation::CreateLink(id, _) => needs(link(id).is_none(), "the former device could not be deleted"),
+            // Without its pin a program leaves a device that is there.
+            Operation::Unpin(id) => link(id).is_some().then_some(Obstacle::None),
+            Operation::WriteSlot(id, slot) if !bpf.policies.contains_key(&slot.policy) => {
+                let reason = round.failed.get(&Object::Policy(slot.identity)).map_or("not tried", String::as_str);
+                Some(Obstacle::Failure(format!("the policy of identity {} of endpoint {id}: {reason}", slot.identity)))
+            }
+            Operation::WriteSlot(id, _) => needs(link(id).is_some(), "it has no device"),
+            Operation::Attach(id) => {
+                needs(link(id).is_some() && bpf.slots.contains_key(id), "it has no device or no slot")
+            }
+            Operation::RaiseLink(id) => {
+                let filtered = bpf.attachments.get(id).is_some_and(|attachment| *attachment != Attachment::Dead);
+                needs(filtered, "its programs are not attached")
+            }
+            Operation::AddRoute(id, ..) | Operation::AddNeighbour(id, ..) => {
+                needs(link(id).is_some_and(|link| link.up), "its device is not up")
+            }
+            Operation::PutIpcache(_, entry) if round.withheld.contains(&entry.identity) => {
+                let reason = format!("an endpoint could not be given its verdict on identity {}", entry.identity);
+                Some(Obstacle::Failure(reason))
+            }
+            Operation::RemovePolicy(id, _) => {
+                bpf.slots.values().any(|slot| slot.policy == *id).then_some(Obstacle::None)
+            }
+            _ => None,
+        }
+    }
+
+    fn fail(&self, round: &mut Round, operation: &Operation, message: String, desired: &Datapath) {
+        // The endpoint stays under its former policy. Addresses must not begin to carry an identity on which today's has
+        // a verdict and the former perhaps none.
+        if let Operation::WriteSlot(id, _) | Operation::ClearSlot(id) = operation
+            && let Some(former) = self.current.bpf.slots.get(id)
+        {
+            let wanted = desired.endpoints.get(id).map(|endpoint| endpoint.identity);
+            let maps = [Some(former.identity), wanted].into_iter().flatten().filter_map(|id| desired.policies.get(&id));
+            let peers = maps.flat_map(|map| map.entries.keys().map(|key| key.identity));
+            round.withheld.extend(peers.filter(|peer| *peer != Identity::UNKNOWN));
+        }
+        round.failed.entry(operation.object()).or_insert(message);
+    }
+
+    fn count(&mut self, failed: &BTreeMap<Object, String>, now: Instant) {
+        for (object, message) in failed {
+            match self.failing.get_mut(object) {
+                // It was not tried.
+                Some(attempts) if attempts.due > now && matches!(object, Object::Node(_)) => {}
+                Some(attempts) => {
+                    attempts.failure.message.clone_from(message);
+                    attempts.failure.attempts = attempts.failure.attempts.saturating_add(1);
+                    attempts.due = now + back_off(attempts.failure.attempts);
+                }
+                None => {
+                    tracing::warn!(%object, %message, "not as desired; retried");
+                    let failure = Failure { message: message.clone(), attempts: 1 };
+                    self.failing.insert(object.clone(), Attempts { failure, due: now + back_off(1) });
+                }
+            }
+        }
+    }
+}
+
+fn back_off(attempts: u32) -> Duration {
+    FIRST_RETRY.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(LAST_RETRY)
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests;

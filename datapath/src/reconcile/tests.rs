@@ -1,0 +1,352 @@
+use super::*;
+use crate::current::{Attachment, Current};
+use crate::fake::Fake;
+use ipnetwork::IpNetwork;
+use model::desired::{Endpoint, IpcacheEntry, LinkIntent};
+use model::{Direction, Mac, PolicyEntry, PolicyKey, PolicyMap};
+use proptest::collection::{btree_map, btree_set, vec};
+use proptest::prelude::*;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, Mutex};
+
+const SETTINGS: Settings = Settings { masquerade: true };
+
+fn endpoint(id: u16, name: u8, identity: u32, address: u8) -> Endpoint {
+    Endpoint {
+        id: EndpointId(id),
+        ifname: format!("lxc{id}{name}"),
+        peer_ifname: format!("tmp{id}{name}"),
+        link: LinkIntent::Create,
+        mac: Mac([2, 0, 0, name, 0, id as u8]),
+        node_mac: Mac([2, 1, 0, name, 0, id as u8]),
+        mtu: 1500,
+        ipv4: Some(Ipv4Addr::new(10, 15, address, id as u8)),
+        ipv6: address.is_multiple_of(2).then(|| Ipv6Addr::from(u128::from(address) << 16 | u128::from(id))),
+        gateway4: Some(Ipv4Addr::new(10, 15, 0, 1)),
+        gateway6: None,
+        identity: Identity(identity),
+        internal: address == 3,
+    }
+}
+
+/// Identities that policies and addresses speak of.
+fn identity() -> impl Strategy<Value = u32> {
+    prop_oneof![Just(1u32), Just(2), 300u32..304, (1u32 << 24)..(1 << 24) + 3]
+}
+
+fn policy_map() -> impl Strategy<Value = Arc<PolicyMap>> {
+    let key = (any::<bool>(), prop_oneof![Just(0u32), identity()]).prop_map(|(egress, identity)| {
+        let direction = if egress { Direction::Egress } else { Direction::Ingress };
+        PolicyKey::any_port(direction, Identity(identity))
+    });
+    let entry = any::<bool>().prop_map(|deny| if deny { PolicyEntry::DENY } else { PolicyEntry::ALLOW });
+    btree_map(key, entry, 0..6).prop_map(|entries| Arc::new(PolicyMap { entries, ..PolicyMap::default() }))
+}
+
+fn snapshot(settled: impl Strategy<Value = bool>) -> impl Strategy<Value = Datapath> {
+    let endpoints = btree_map(1u16..6, (0u8..2, 300u32..303, 0u8..4), 0..5);
+    let cidrs = btree_map((0u8..4).prop_map(|n| format!("172.16.{n}.0/24").parse().unwrap()), identity(), 0..3);
+    let gateways = btree_set((1u8..4).prop_map(|n| IpAddr::from([10, 15, n, 1])), 0..3);
+    let pools = btree_set((0u8..3).prop_map(|n| format!("10.{n}.0.0/16").parse().unwrap()), 0..3);
+    (endpoints, cidrs, vec(policy_map(), 3), gateways, pools, settled).prop_map(
+        |(endpoints, cidrs, policies, gateways, pools, settled)| {
+            let mut desired = Datapath { settled, gateways, pools, ..Datapath::default() };
+            for (id, (name, identity, address)) in endpoints {
+                let endpoint = endpoint(id, name, identity, address);
+                let entry = IpcacheEntry { identity: endpoint.identity, endpoint: Some(endpoint.id) };
+                desired.ipcache.extend(addresses(&endpoint).map(|ip| (IpNetwork::from(ip), entry)));
+                desired.policies.insert(endpoint.identity, policies[identity as usize - 300].clone());
+                desired.endpoints.insert(endpoint.id, endpoint);
+            }
+            let cidr = |(prefix, identity)| (prefix, IpcacheEntry { identity: Identity(identity), endpoint: None });
+            desired.ipcache.extend(cidrs.into_iter().map(cidr));
+            desired
+        },
+    )
+}
+
+fn addresses(endpoint: &Endpoint) -> impl Iterator<Item = IpAddr> {
+    endpoint.ipv4.map(IpAddr::V4).into_iter().chain(endpoint.ipv6.map(IpAddr::V6))
+}
+
+/// What a policy says about one peer by name.
+fn about(map: &PolicyMap, identity: Identity) -> BTreeMap<PolicyKey, PolicyEntry> {
+    map.entries.iter().filter(|(key, _)| key.identity == identity).map(|(key, entry)| (*key, *entry)).collect()
+}
+
+/// What must hold after every single operation, whatever failed before it.
+fn fail_closed(before: &Current, operation: &Operation, after: &Current, desired: &Datapath, nothing_fails: bool) {
+    for (id, link) in &after.network.links {
+        let filtered = after.bpf.attachments.get(id).is_some_and(|attachment| *attachment != Attachment::Dead);
+        assert!(!link.up || filtered, "endpoint {id} is up and unfiltered after {operation:?}");
+    }
+    for (id, slot) in &after.bpf.slots {
+        let policy = after.bpf.policies.get(&slot.policy);
+        let policy = policy.unwrap_or_else(|| panic!("endpoint {id} has no policy after {operation:?}"));
+        assert_eq!(policy.identity, Some(slot.identity), "endpoint {id} after {operation:?}");
+    }
+    match operation {
+        Operation::Attach(id) => assert!(before.bpf.slots.contains_key(id), "{id} is attached without a slot"),
+        Operation::Unpin(id) => assert!(!before.network.links.contains_key(id), "{id} is unpinned and has its device"),
+        Operation::WritePolicy(id, ..) => {
+            assert!(
+                id.0 > before.bpf.last_policy && !before.bpf.policies.contains_key(id),
+                "{id:?} is given out again"
+            );
+        }
+        Operation::PutIpcache(prefix, entry) => {
+            for slot in after.bpf.slots.values() {
+                let Some(wanted) = desired.policies.get(&slot.identity) else { continue };
+                let wanted = about(wanted, entry.identity);
+                let held = about(&after.bpf.policies[&slot.policy].map, entry.identity);
+                assert!(wanted.is_empty() || wanted == held, "{prefix} has an identity that is not judged yet");
+            }
+        }
+        // An address that could not be made to forget its identity must not hold up a policy, so this holds only while
+        // nothing fails.
+        Operation::WriteSlot(id, slot) if nothing_fails => {
+            let Some(former) = before.bpf.slots.get(id).filter(|former| former.identity == slot.identity) else {
+                return;
+            };
+            let map = |policy| &after.bpf.policies[policy].map;
+            for (prefix, entry) in after.bpf.ipcache.iter().filter(|(prefix, _)| !desired.ipcache.contains_key(prefix))
+            {
+                let (was, is) = (about(map(&former.policy), entry.identity), about(map(&slot.policy), entry.identity));
+                assert!(was.is_empty() || !is.is_empty() || !desired.settled, "{prefix} outlives the verdict on it");
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The kernel holds what is wanted and nothing else.
+fn assert_equal(current: &Current, desired: &Datapath) {
+    let links: Vec<_> = current.network.links.iter().map(|(id, link)| (*id, link.name.clone(), link.up)).collect();
+    let wanted: Vec<_> = desired.endpoints.values().map(|e| (e.id, e.ifname.clone(), true)).collect();
+    assert_eq!(links, wanted);
+    assert_eq!(current.bpf.slots.keys().collect::<Vec<_>>(), desired.endpoints.keys().collect::<Vec<_>>());
+    for (id, slot) in &current.bpf.slots {
+        let endpoint = &desired.endpoints[id];
+        assert_eq!((slot.identity, slot.ipv4, slot.ipv6), (endpoint.identity, endpoint.ipv4, endpoint.ipv6));
+        assert_eq!((slot.mac, slot.internal), (endpoint.mac, endpoint.internal));
+        assert_eq!(current.bpf.policies[&slot.policy].map.entries, desired.policies[&slot.identity].entries);
+        assert_eq!(current.bpf.attachments[id], Attachment::Current);
+        let routes: Vec<_> = current.network.routes.get(id).into_iter().flatten().map(|(ip, _)| *ip).collect();
+        assert_eq!(routes, addresses(endpoint).collect::<Vec<_>>());
+    }
+    assert_eq!(current.bpf.policies.len(), desired.policies.len());
+    assert_eq!(current.bpf.attachments.len(), desired.endpoints.len());
+    assert_eq!(current.bpf.ipcache, desired.ipcache);
+    assert!(!current.bpf.flows_stale);
+    assert_eq!((&current.network.gateways, &current.network.pools), (&desired.gateways, &desired.pools));
+    assert_eq!(current.firewall.masquerade.as_ref(), Some(&desired.pools));
+    assert!(current.network.forwarding && current.network.host_device && current.firewall.forward);
+}
+
+/// A reconciler whose kernel checks the invariants against the snapshot in the cell.
+fn watched_by(first: &Datapath, nothing_fails: bool) -> (Reconciler<Fake>, Arc<Mutex<Datapath>>) {
+    let goal = Arc::new(Mutex::new(first.clone()));
+    let seen = goal.clone();
+    let witness = move |before: &Current, operation: &Operation, after: &Current| {
+        let desired = seen.lock().unwrap();
+        fail_closed(before, operation, after, &desired, nothing_fails);
+    };
+    let kernel = Fake { witness: Some(Box::new(witness)), ..Fake::default() };
+    (Reconciler::new(kernel, SETTINGS), goal)
+}
+
+fn watched(first: &Datapath) -> (Reconciler<Fake>, Arc<Mutex<Datapath>>) {
+    watched_by(first, true)
+}
+
+/// A round, and the sweep that follows it.
+fn round(reconciler: &mut Reconciler<Fake>, desired: &Datapath, now: Instant) -> Status {
+    let status = reconciler.round(desired, now);
+    reconciler.sweep(now + GRACE);
+    status
+}
+
+proptest! {
+    #[test]
+    fn any_snapshot_follows_any_other(states in vec(snapshot(Just(true)), 1..4)) {
+        let (mut reconciler, goal) = watched(&states[0]);
+        let now = Instant::now();
+        for (n, desired) in states.iter().enumerate() {
+            *goal.lock().unwrap() = desired.clone();
+            let status = round(&mut reconciler, desired, now);
+            prop_assert_eq!(status.failing, BTreeMap::new());
+            assert_equal(&reconciler.kernel().state, desired);
+            prop_assert_eq!(reconciler.current(), &reconciler.kernel.state, "the picture is right, round {}", n);
+            let before = reconciler.kernel().log.len();
+            round(&mut reconciler, desired, now);
+            prop_assert_eq!(reconciler.kernel().log.len(), before, "a second round has nothing to do");
+        }
+    }
+
+    #[test]
+    fn failures_open_nothing_and_pass(
+        first in snapshot(Just(true)),
+        second in snapshot(Just(true)),
+        refused in vec(any::<bool>(), 0..60),
+        reads in 0u32..3,
+    ) {
+        let (mut reconciler, goal) = watched_by(&first, false);
+        let mut now = Instant::now();
+        round(&mut reconciler, &first, now);
+        *goal.lock().unwrap() = second.clone();
+        let mut fate = refused.into_iter();
+        reconciler.kernel().refuse =
+            Some(Box::new(move |_| fate.next().unwrap_or(false).then(|| "told to fail".to_owned())));
+        reconciler.kernel().failing_reads = reads;
+        // Each failed attempt uses up some of the refusals, so this ends.
+        for _ in 0..200 {
+            let status = round(&mut reconciler, &second, now);
+            if status.failing.is_empty() && reconciler.due().is_none() {
+                break;
+            }
+            now += LAST_RETRY;
+        }
+        assert_equal(&reconciler.kernel().state, &second);
+    }
+
+    #[test]
+    fn what_is_unknown_stays_until_settled(old in snapshot(Just(true)), new in snapshot(Just(false))) {
+        let mut before = Reconciler::new(Fake::default(), SETTINGS);
+        let now = Instant::now();
+        round(&mut before, &old, now);
+        // Another agent takes over what the first one left.
+        let (mut reconciler, goal) = watched(&new);
+        reconciler.kernel().state = std::mem::take(&mut before.kernel().state);
+        round(&mut reconciler, &new, now);
+        let state = &reconciler.kernel().state;
+        for id in old.endpoints.keys().filter(|id| !new.endpoints.contains_key(id)) {
+            prop_assert!(state.bpf.slots.contains_key(id) && state.network.links[id].up);
+            prop_assert!(state.bpf.policies.contains_key(&state.bpf.slots[id].policy));
+        }
+        for prefix in old.ipcache.keys() {
+            prop_assert!(state.bpf.ipcache.contains_key(prefix));
+        }
+        let settled = Datapath { settled: true, ..new };
+        *goal.lock().unwrap() = settled.clone();
+        round(&mut reconciler, &settled, now);
+        assert_equal(&reconciler.kernel().state, &settled);
+    }
+}
+
+fn one_endpoint() -> Datapath {
+    let mut desired = Datapath { revision: 1, settled: true, ..Datapath::default() };
+    let endpoint = endpoint(1, 0, 300, 1);
+    desired.policies.insert(endpoint.identity, Arc::new(PolicyMap::allow_all()));
+    desired.endpoints.insert(endpoint.id, endpoint);
+    desired
+}
+
+#[test]
+fn a_new_agent_keeps_the_policy_that_is_in_force() {
+    let desired = one_endpoint();
+    let now = Instant::now();
+    let mut before = Reconciler::new(Fake::default(), SETTINGS);
+    round(&mut before, &desired, now);
+    let (mut reconciler, _) = watched(&desired);
+    reconciler.kernel().state = before.kernel().state.clone();
+    reconciler.kernel().state.bpf.attachments.insert(EndpointId(1), Attachment::Outdated);
+    reconciler.kernel().state.bpf.flows_stale = true;
+    round(&mut reconciler, &desired, now);
+    let log = &reconciler.kernel().log;
+    assert_eq!(
+        *log,
+        [Operation::Attach(EndpointId(1)), Operation::InvalidateFlows]
+            .as_slice()
+            .iter()
+            .rev()
+            .cloned()
+            .collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn entries_without_a_header_are_swept() {
+    let (mut reconciler, _) = watched(&Datapath::default());
+    let orphan = crate::current::Policy { identity: None, map: Arc::new(PolicyMap::allow_all()) };
+    reconciler.kernel().state.bpf.policies.insert(crate::current::PolicyId(7), orphan);
+    reconciler.kernel().state.bpf.last_policy = 7;
+    round(&mut reconciler, &Datapath { settled: true, ..Datapath::default() }, Instant::now());
+    assert!(reconciler.kernel().state.bpf.policies.is_empty());
+}
+
+#[test]
+fn a_kept_device_that_is_gone_is_a_failure_and_is_not_made_again() {
+    let mut desired = one_endpoint();
+    let (mut reconciler, _) = watched(&desired);
+    let now = Instant::now();
+    round(&mut reconciler, &desired, now);
+    desired.endpoints.values_mut().for_each(|endpoint| endpoint.link = LinkIntent::Keep);
+    reconciler.kernel().state.network.links.clear();
+    reconciler.kernel().state.network.routes.clear();
+    reconciler.kernel().state.network.neighbours.clear();
+    reconciler.distrust(Domain::Network);
+    let status = round(&mut reconciler, &desired, now);
+    assert_eq!(status.failing[&Object::Endpoint(EndpointId(1))].message, "its network device lxc10 is gone");
+    let state = &reconciler.kernel().state;
+    assert!(state.bpf.slots.is_empty() && state.bpf.attachments.is_empty() && state.network.links.is_empty());
+}
+
+#[test]
+fn what_cannot_be_read_is_not_planned_on() {
+    let mut desired = one_endpoint();
+    let (mut reconciler, _) = watched(&desired);
+    let now = Instant::now();
+    reconciler.kernel().failing_reads = 1;
+    let status = round(&mut reconciler, &desired, now);
+    assert_eq!((status.realised, status.failing.len()), (0, 1));
+    assert!(reconciler.kernel().log.is_empty());
+    desired.revision = 2;
+    let status = round(&mut reconciler, &desired, now + FIRST_RETRY);
+    assert_eq!((status.realised, status.failing.len()), (2, 0));
+}
+
+#[test]
+fn attempts_are_counted_and_come_ever_later() {
+    let desired = one_endpoint();
+    let (mut reconciler, _) = watched(&desired);
+    reconciler.kernel().refuse =
+        Some(Box::new(|operation| matches!(operation, Operation::Forward).then(|| "no tool".to_owned())));
+    let start = Instant::now();
+    let object = Object::Node("forward");
+    let mut now = start;
+    for attempts in 1..12 {
+        let status = reconciler.round(&desired, now);
+        assert_eq!(status.failing[&object], Failure { message: "no tool".to_owned(), attempts });
+        let asked = reconciler.kernel().log.len();
+        reconciler.round(&desired, now);
+        assert_eq!(reconciler.kernel().log.len(), asked, "it is not tried before its time");
+        now = reconciler.due().expect("a retry");
+    }
+    assert_eq!(back_off(12), LAST_RETRY);
+    reconciler.kernel().refuse = None;
+    assert!(reconciler.round(&desired, now).failing.is_empty());
+}
+
+#[test]
+fn a_policy_that_cannot_be_written_leaves_the_former_in_force_and_holds_back_who_it_is_about() {
+    let mut desired = one_endpoint();
+    let (mut reconciler, goal) = watched(&desired);
+    let now = Instant::now();
+    round(&mut reconciler, &desired, now);
+    let before = reconciler.kernel().state.bpf.slots[&EndpointId(1)].policy;
+    let mut map = PolicyMap::allow_all();
+    map.entries.insert(PolicyKey::any_port(Direction::Egress, Identity(1 << 24)), PolicyEntry::DENY);
+    desired.policies.insert(Identity(300), Arc::new(map));
+    let entry = |identity| IpcacheEntry { identity: Identity(identity), endpoint: None };
+    let (denied, other) = ("172.16.0.0/24".parse().unwrap(), "172.16.1.0/24".parse().unwrap());
+    desired.ipcache.extend([(denied, entry(1 << 24)), (other, entry(301))]);
+    *goal.lock().unwrap() = desired.clone();
+    reconciler.kernel().refuse =
+        Some(Box::new(|operation| matches!(operation, Operation::WritePolicy(..)).then(|| "full".to_owned())));
+    let status = round(&mut reconciler, &desired, now);
+    let state = &reconciler.kernel().state;
+    assert_eq!(state.bpf.slots[&EndpointId(1)].policy, before);
+    assert_eq!(state.bpf.ipcache.keys().collect::<Vec<_>>(), [&other]);
+    let failing: Vec<_> = status.failing.keys().cloned().collect();
+    assert_eq!(failing, [Object::Endpoint(EndpointId(1)), Object::Ipcache(denied), Object::Policy(Identity(300))]);
+}
