@@ -1,0 +1,128 @@
+//! Ways that packets take: out into the world, in fragments, too big, with too short a life.
+
+use crate::lab::{Node, World, config, in_node, ip, run};
+use crate::traffic::{Answer, Here, Hope, Place, echo, talk, tcp, tcp_stream, udp};
+use datapath::{Attach, Config};
+use std::net::IpAddr;
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_container_reaches_the_world_under_the_nodes_address() {
+    in_node(async |bpffs| {
+        let world = World::new();
+        let node = Node::start(config(&bpffs)).await;
+        let a = node.container(1, 300).await;
+        for (there, source) in
+            [(IpAddr::from(World::WORLD4), IpAddr::from(World::NODE4)), (World::WORLD6.into(), World::NODE6.into())]
+        {
+            let (mut client, mut server) = tcp_stream(&a.namespace, &world.namespace, there, 80, Hope::Passes).unwrap();
+            assert!(talk(&mut client, &mut server));
+            assert_eq!(server.peer_addr().unwrap().ip(), source);
+            assert!(udp(&a.namespace, &world.namespace, there, 53, 100, Hope::Passes), "{there}");
+            assert_eq!(echo(&a.namespace, there, 64, 56, Hope::Passes), Answer::Reply, "{there}");
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn the_world_is_reached_past_a_forward_chain_that_drops() {
+    in_node(async |bpffs| {
+        let world = World::new();
+        for tool in ["iptables", "ip6tables"] {
+            run(tool, "-P FORWARD DROP");
+        }
+        let node = Node::start(config(&bpffs)).await;
+        let a = node.container(1, 300).await;
+        let reaches = || {
+            [IpAddr::from(World::WORLD4), World::WORLD6.into()]
+                .into_iter()
+                .all(|there| tcp(&a.namespace, &world.namespace, there, 80, Hope::Dropped))
+        };
+        assert!(reaches());
+        // A firewall that is loaded anew forgets what it did not make; it is put back without being asked.
+        for tool in ["iptables", "ip6tables"] {
+            run(tool, "-F FORWARD");
+        }
+        crate::lab::eventually("the rules come back", reaches);
+        run("nft", "delete table inet cilium");
+        crate::lab::eventually("the masquerading comes back", reaches);
+        node.realised().await;
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn an_internal_network_has_no_world() {
+    in_node(async |bpffs| {
+        let world = World::new();
+        let node = Node::start(config(&bpffs)).await;
+        let (a, b) = (node.container(1, 300).await, node.container(2, 300).await);
+        node.must(|desired| desired.endpoints.values_mut().for_each(|endpoint| endpoint.internal = true)).await;
+        assert!(!tcp(&a.namespace, &world.namespace, World::WORLD4.into(), 80, Hope::Dropped));
+        assert!(tcp(&a.namespace, &b.namespace, b.v4(), 80, Hope::Passes));
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn fragments_find_their_flow() {
+    in_node(async |bpffs| {
+        let world = World::new();
+        let node = Node::start(config(&bpffs)).await;
+        let (a, b) = (node.container(1, 300).await, node.container(2, 301).await);
+        for ip in b.addresses() {
+            assert!(udp(&a.namespace, &b.namespace, ip, 53, 20_000, Hope::Passes), "{ip}");
+        }
+        assert!(udp(&a.namespace, &world.namespace, World::WORLD4.into(), 53, 20_000, Hope::Passes));
+        assert!(udp(&Here, &b.namespace, b.v4(), 54, 20_000, Hope::Passes));
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_life_too_short_is_told_to_the_sender() {
+    in_node(async |bpffs| {
+        let _world = World::new();
+        let node = Node::start(config(&bpffs)).await;
+        let (a, b) = (node.container(1, 300).await, node.container(2, 301).await);
+        for there in b.addresses().into_iter().chain([World::WORLD4.into(), World::WORLD6.into()]) {
+            assert_eq!(echo(&a.namespace, there, 1, 56, Hope::Passes), Answer::TimeExceeded, "{there}");
+            assert_eq!(echo(&a.namespace, there, 2, 56, Hope::Passes), Answer::Reply, "{there}");
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_narrow_way_is_told_to_the_sender() {
+    in_node(async |bpffs| {
+        let world = World::new();
+        // Behind the world's machine the way gets narrower: it is a router with a small device.
+        let node = Node::start(config(&bpffs)).await;
+        let a = node.container(1, 300).await;
+        ip("link set uplink0 mtu 1300");
+        for there in [IpAddr::from(World::WORLD4), World::WORLD6.into()] {
+            let answer = echo(&a.namespace, there, 64, 1400, Hope::Passes);
+            let learned = || a.namespace.at(|| ip(&format!("route get {there}")).contains("mtu 1300"));
+            assert!(answer == Answer::TooBig || learned(), "{there}: {answer:?}");
+            let (mut client, mut server) = tcp_stream(&a.namespace, &world.namespace, there, 80, Hope::Passes).unwrap();
+            assert!(talk(&mut client, &mut server), "{there}");
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn kernels_without_tcx_are_served_by_filters() {
+    in_node(async |bpffs| {
+        let mut node = Node::start(Config { attach: Attach::Clsact, ..config(&bpffs) }).await;
+        let (a, b) = (node.container(1, 300).await, node.container(2, 301).await);
+        let reaches = || b.addresses().into_iter().all(|ip| tcp(&a.namespace, &b.namespace, ip, 80, Hope::Passes));
+        assert!(reaches());
+        node.restart().await;
+        assert!(reaches());
+        let filters = run("tc", &format!("filter show dev {} ingress", a.endpoint.ifname));
+        assert_eq!(filters.matches("handle 0x1 from_container").count(), 1, "replaced, not added: {filters}");
+    });
+}
