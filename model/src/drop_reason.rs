@@ -9,7 +9,7 @@ pub struct DropReason(pub u8);
 /// The first code that means a drop; below it stand the reasons of forwarding.
 pub const FIRST_DROP: u8 = 130;
 
-const TEXTS: [(u8, &str); 47] = [
+const TEXTS: [(u8, &str); 48] = [
     (0, "Success"),
     (2, "Invalid packet"),
     (3, "Interface"),
@@ -51,6 +51,8 @@ const TEXTS: [(u8, &str); 47] = [
     (172, "Unknown sender"),
     (175, "First logical datagram fragment not found"),
     (176, "Forbidden ICMPv6 message"),
+    (180, "Proxy redirection not supported for protocol"),
+    (180, "No proxy to let it through"),
     (181, "Policy denied by denylist"),
     (184, "Failed to update or lookup TC buffer"),
     (190, "No CT map"),

@@ -2,7 +2,8 @@
 //!
 //! An entry is `[source:][!]prefix`: labels whose key starts with the prefix are included, or with `!` excluded. A
 //! prefix that ends in `$` is a whole key. As soon as one inclusive entry is given by the user, only included labels
-//! count. Where an inclusive and an exclusive entry both match, the longer prefix decides, and on a tie the exclusive one.
+//! count. Of the entries that match a label the one with the longest prefix decides, and of equally long ones the last:
+//! so what the defaults exclude can be taken back.
 //! Reserved labels are never subject to the filter; containers cannot have them (see `container_labels`).
 
 use crate::labels::{Label, Labels, SOURCE_ANY, SOURCE_CONTAINER, SOURCE_RESERVED};
@@ -59,7 +60,7 @@ impl Entry {
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("label filter entry {0:?} is empty: the form is [source:][!]prefix")]
+#[error("label filter entry {0:?} is malformed: the form is [source:][!]prefix, with a prefix")]
 pub struct FilterError(String);
 
 /// Decides which labels count. Make it with `LabelFilter::new`.
@@ -92,7 +93,7 @@ impl LabelFilter {
                 Some(prefix) => (true, prefix),
                 None => (false, rest),
             };
-            if prefix.is_empty() {
+            if prefix.is_empty() || prefix == "$" || source.is_some_and(|s| s.contains('!')) {
                 return Err(FilterError(text.to_owned()));
             }
             filter.white_list |= !exclude;
@@ -110,15 +111,9 @@ impl LabelFilter {
         if label.key.len() > MAX_KEY || label.value.len() > MAX_VALUE {
             return false;
         }
-        let longest = |exclude: bool| {
-            self.entries.iter().filter(|e| e.exclude == exclude && e.matches(label)).map(|e| e.prefix.len()).max()
-        };
-        match (longest(false), longest(true)) {
-            (Some(included), Some(excluded)) => included > excluded,
-            (Some(_), None) => true,
-            (None, Some(_)) => false,
-            (None, None) => !self.white_list,
-        }
+        let decisive =
+            self.entries.iter().filter(|e| e.matches(label)).max_by_key(|e| e.prefix.trim_end_matches('$').len());
+        decisive.map_or(!self.white_list, |entry| !entry.exclude)
     }
 
     /// The identity labels of a container, out of what Docker says its labels are.
@@ -196,8 +191,14 @@ mod tests {
     }
 
     #[test]
-    fn empty_entries_are_refused() {
-        for text in ["", "!", "container:", "container:!"] {
+    fn a_default_exclusion_can_be_taken_back() {
+        let filter = LabelFilter::new(&["maintainer$", "id"]).unwrap();
+        assert_eq!(filter.container_labels(&raw(&[("maintainer", "me")])).to_string(), "container:maintainer=me");
+    }
+
+    #[test]
+    fn malformed_entries_are_refused() {
+        for text in ["", "!", "$", "container:", "container:!", "!container:x"] {
             assert!(LabelFilter::new(&[text]).is_err(), "{text}");
         }
     }
