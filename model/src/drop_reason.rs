@@ -52,7 +52,6 @@ const TEXTS: [(u8, &str); 48] = [
     (175, "First logical datagram fragment not found"),
     (176, "Forbidden ICMPv6 message"),
     (180, "Proxy redirection not supported for protocol"),
-    (180, "No proxy to let it through"),
     (181, "Policy denied by denylist"),
     (184, "Failed to update or lookup TC buffer"),
     (190, "No CT map"),
