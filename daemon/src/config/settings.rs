@@ -1,0 +1,107 @@
+//! The table of everything that can be set: the flags, the environment variables and the keys of the configuration file
+//! are all made from it, so that the three can never differ.
+//!
+//! Owns names, defaults and help texts. What a value means is `config.rs`' business.
+
+/// How often a setting may be given, and with what.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// One value; the last source wins.
+    Text,
+    /// `true` or `false`; the flag alone means true.
+    Switch,
+    /// May be repeated; the values of the strongest source that has any are taken together.
+    List,
+}
+
+#[derive(Debug)]
+pub struct Setting {
+    /// The flag without `--`; in the environment `CILIUM_` and this in capitals with `_`.
+    pub name: &'static str,
+    pub short: Option<char>,
+    pub kind: Kind,
+    /// What stands for the value in the help text.
+    pub value: &'static str,
+    /// Text of the default; empty: none (said in the help text).
+    pub default: &'static str,
+    pub help: &'static str,
+}
+
+impl Setting {
+    pub fn environment(&self) -> String {
+        format!("CILIUM_{}", self.name.to_uppercase().replace('-', "_"))
+    }
+
+    pub fn find(name: &str) -> Option<&'static Setting> {
+        SETTINGS.iter().find(|setting| setting.name == name)
+    }
+}
+
+const fn text(name: &'static str, value: &'static str, default: &'static str, help: &'static str) -> Setting {
+    Setting { name, short: None, kind: Kind::Text, value, default, help }
+}
+
+const fn switch(name: &'static str, default: &'static str, help: &'static str) -> Setting {
+    Setting { name, short: None, kind: Kind::Switch, value: "BOOL", default, help }
+}
+
+const fn list(name: &'static str, value: &'static str, help: &'static str) -> Setting {
+    Setting { name, short: None, kind: Kind::List, value, default: "", help }
+}
+
+/// Names and defaults are Cilium's wherever Cilium has the setting.
+pub const SETTINGS: &[Setting] = &[
+    text(
+        "allow-localhost",
+        "WHEN",
+        "auto",
+        "Let the host reach local endpoints whatever the policy says: policy|always|auto (auto: policy)",
+    ),
+    text("bpf-ct-global-max", "N", "524288", "Flows that connection tracking can hold, each address family"),
+    text("bpf-ipcache-max", "N", "512000", "Addresses that the kernel's identity table can hold"),
+    text("bpf-policy-max", "N", "131072", "Entries that the kernel's policy table can hold, all identities together"),
+    text("bpf-root", "DIR", "/sys/fs/bpf", "Where the BPF file system is, or is to be mounted"),
+    text("cluster-id", "N", "0", "Number of the cluster; only 0 in this build"),
+    text("cluster-name", "NAME", "default", "Name of the cluster"),
+    Setting { short: Some('D'), ..switch("debug", "false", "Log more") },
+    Setting { short: Some('e'), ..text("docker", "URL", "unix:///var/run/docker.sock", "Socket of Docker's API") },
+    text("docker-plugins", "DIR", "/run/docker/plugins", "Where Docker looks for the sockets of its plugins"),
+    switch("enable-ipv4", "true", "Give containers IPv4 addresses"),
+    switch("enable-ipv6", "true", "Give containers IPv6 addresses"),
+    text("enable-policy", "MODE", "default", "Whom policy restricts: default (whom a rule selects)|always|never"),
+    text("ipv4-range", "CIDR", "auto", "This node's IPv4 pool; auto: 10.<last octet of the node's address>.0.0/16"),
+    text("ipv6-range", "CIDR", "auto", "This node's IPv6 pool; auto: f00d::<first 32 bits of the IPv4 pool>:0:0/96"),
+    text("kvstore", "NAME", "embedded", "Where identities and policy live: embedded (a file in --lib-dir)|etcd"),
+    text("kvstore-lease-ttl", "SECONDS", "900", "How long this node's records outlive it in the kvstore (10..=86400)"),
+    list("kvstore-opt", "KEY=VALUE", "Option of the kvstore, such as etcd.address=http://127.0.0.1:2379; repeatable"),
+    list("labels", "ENTRY", "Which labels make an identity: [source:][!]prefix; repeatable, or separated by blanks"),
+    text("lib-dir", "DIR", "/var/lib/cilium", "Where what must survive a reboot is kept"),
+    text("log-format", "FORMAT", "text", "text|json"),
+    switch("masquerade", "true", "Give packets from containers to the outside world the host's address"),
+    text(
+        "monitor-aggregation",
+        "LEVEL",
+        "medium",
+        "What becomes an event beside drops: none (every packet)|medium (verdicts, and now and then a packet)|maximum (verdicts)|drops (nothing)",
+    ),
+    text("mtu", "BYTES", "auto", "MTU of containers' devices; auto: the uplink's"),
+    text("node-name", "NAME", "", "Name of this node; without it the host's name"),
+    text("socket-path", "PATH", "", "Socket of the API; without it cilium.sock in --state-dir"),
+    text("state-dir", "DIR", "/var/run/cilium", "Where sockets are"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_sorted_and_unique() {
+        assert!(SETTINGS.windows(2).all(|pair| pair[0].name < pair[1].name));
+    }
+
+    #[test]
+    fn environment_names_are_flags_in_capitals() {
+        let setting = Setting::find("bpf-root").unwrap();
+        assert_eq!(setting.environment(), "CILIUM_BPF_ROOT");
+    }
+}

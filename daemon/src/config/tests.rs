@@ -1,0 +1,142 @@
+//! What is understood, what is refused, and that all faults are told at once.
+
+use super::*;
+
+fn load_with(args: &[&str]) -> Result<Config, ConfigError> {
+    let args = std::iter::once("cilium-agent").chain(args.iter().copied()).map(OsString::from);
+    match load(args, std::iter::empty(), "host1")? {
+        Invocation::Run(config) => Ok(*config),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn faults(args: &[&str]) -> Vec<String> {
+    match load_with(args) {
+        Err(ConfigError::Invalid(faults)) => faults.iter().map(ToString::to_string).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_defaults_are_valid() {
+    let config = load_with(&[]).unwrap();
+    assert_eq!(config.node_name, "host1");
+    assert_eq!(config.ipv4, Some(Range::Auto));
+    assert_eq!(config.socket_path, PathBuf::from("/var/run/cilium/cilium.sock"));
+    assert_eq!(config.docker, PathBuf::from("/var/run/docker.sock"));
+    assert_eq!(config.kvstore.local, PathBuf::from("/var/lib/cilium/cilium.db"));
+    assert_eq!(config.kvstore.shared, kvstore::Config::Embedded { path: config.kvstore.local.clone() });
+    assert!(config.masquerade);
+}
+
+#[test]
+fn the_socket_follows_the_state_folder() {
+    assert_eq!(load_with(&["--state-dir", "/x"]).unwrap().socket_path, PathBuf::from("/x/cilium.sock"));
+    assert_eq!(load_with(&["--socket-path", "/y.sock"]).unwrap().socket_path, PathBuf::from("/y.sock"));
+}
+
+#[test]
+fn all_faults_are_told_at_once() {
+    let faults = faults(&["--mtu", "12", "--enable-policy=sometimes", "--ipv4-range", "10.1.2.3/16", "--lib-dir=x"]);
+    assert_eq!(faults.len(), 4, "{faults:#?}");
+    assert!(faults.iter().all(|fault| fault.contains("(command line)")));
+    assert!(faults.iter().any(|fault| fault.contains("10.1.0.0/16 is meant?")));
+}
+
+#[test]
+fn ranges_that_cannot_be_pools_are_refused() {
+    for range in ["127.0.0.0/8", "224.0.0.0/8", "169.254.0.0/16", "10.0.0.0/30", "0.0.0.0/8", "f00d::/96", "x"] {
+        assert_eq!(faults(&["--ipv4-range", range]).len(), 1, "{range}");
+    }
+    for range in ["fe80::/64", "ff00::/64", "::/96", "f00d::/32", "f00d::/126", "10.0.0.0/16"] {
+        assert_eq!(faults(&["--ipv6-range", range]).len(), 1, "{range}");
+    }
+    assert!(load_with(&["--ipv4-range", "10.15.0.0/16", "--ipv6-range", "f00d::a0f:0:0:0/96"]).is_ok());
+}
+
+#[test]
+fn one_address_family_at_least() {
+    assert_eq!(faults(&["--enable-ipv4=false", "--enable-ipv6=false"]).len(), 1);
+    assert_eq!(load_with(&["--enable-ipv6=false"]).unwrap().ipv6, None);
+}
+
+#[test]
+fn small_packets_and_ipv6_do_not_go_together() {
+    assert_eq!(faults(&["--mtu=1000"]).len(), 1);
+    assert!(load_with(&["--mtu=1000", "--enable-ipv6=false"]).is_ok());
+}
+
+#[test]
+fn names_that_would_break_keys_are_refused() {
+    for name in ["a/b", "", "a b", "-x", "ä"] {
+        if name.is_empty() {
+            assert_eq!(load_with(&["--node-name", name]).unwrap().node_name, "host1");
+        } else {
+            assert_eq!(faults(&[&format!("--node-name={name}")]).len(), 1, "{name}");
+        }
+    }
+}
+
+#[test]
+fn secrets_are_not_printed() {
+    let config = load_with(&[
+        "--kvstore=etcd",
+        "--kvstore-opt=etcd.address=http://127.0.0.1:2379",
+        "--kvstore-opt=etcd.user=agent",
+        "--kvstore-opt=etcd.password=hunter2",
+    ])
+    .unwrap();
+    let printed = format!("{config:?}{}", print(&config.printable));
+    assert!(!printed.contains("hunter2"), "{printed}");
+    assert!(printed.contains("etcd.password=(hidden)"), "{printed}");
+}
+
+#[test]
+fn an_unknown_store_or_option_is_refused_by_name() {
+    assert!(faults(&["--kvstore=consul"])[0].contains("consul"));
+    assert!(faults(&["--kvstore-opt=etcd.address=127.0.0.1:2379"])[0].contains("etcd.address"));
+    assert!(faults(&["--kvstore=etcd"])[0].contains("etcd.address"));
+}
+
+#[test]
+fn a_secret_in_an_address_is_not_printed() {
+    assert_eq!(secretless("etcd.address=http://u:hunter2@x:1"), "etcd.address=(hidden)");
+    assert_eq!(secretless("etcd.token=x"), "etcd.token=(hidden)");
+    assert_eq!(secretless("etcd.address=x:1"), "etcd.address=x:1");
+}
+
+#[test]
+fn another_cluster_id_is_refused_and_not_ignored() {
+    assert_eq!(faults(&["--cluster-id=3"]).len(), 1);
+}
+
+#[test]
+fn the_environment_is_below_the_command_line() {
+    let variables = [("CILIUM_MTU", "9000"), ("CILIUM_NODE_NAME", "env")];
+    let variables = variables.map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    let args = ["cilium-agent", "--mtu=1400"].map(OsString::from);
+    match load(args, variables, "host1").unwrap() {
+        Invocation::Run(config) => assert_eq!((config.mtu, config.node_name.as_str()), (Some(1400), "env")),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_configuration_file_is_read_and_a_missing_one_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.conf");
+    std::fs::write(&path, "mtu = 1300\nlabels = id !foo\n").unwrap();
+    let config = load_with(&["--config", path.to_str().unwrap()]).unwrap();
+    assert_eq!(config.mtu, Some(1300));
+    assert!(config.printable.iter().any(|(name, _, origin)| name == "mtu" && origin.ends_with("line 1")));
+    assert!(matches!(load_with(&["--config", "/nonexistent/x"]), Err(ConfigError::ReadFile { .. })));
+}
+
+#[test]
+fn print_config_prints_every_setting() {
+    let args = ["cilium-agent", "--print-config"].map(OsString::from);
+    match load(args, std::iter::empty(), "host1").unwrap() {
+        Invocation::Print(text) => assert_eq!(text.lines().count(), SETTINGS.len()),
+        other => panic!("{other:?}"),
+    }
+}

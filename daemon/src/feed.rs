@@ -1,0 +1,152 @@
+//! The kvstore's policy document, followed and fed to the state.
+//!
+//! What the store says when everything is listed is the truth; single changes may be older than what an import of this
+//! node has fed already, so those go in as such. A store that does not answer at start is declared away: the state then
+//! goes on with the copy in its records.
+
+use crate::controllers::{Controllers, causes};
+use crate::policy_store::{Document, key};
+use crate::writer::Inputs;
+use kvstore::Backend;
+use kvstore::watch::{self, Feed, Update};
+use state::{Input, Outputs, Source};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+const CONTROLLER: &str = "kvstore-policy";
+/// How long the store may take at start before the state goes on without it.
+pub const START_PATIENCE: Duration = Duration::from_secs(3);
+
+pub struct PolicyFeed {
+    pub backend: Arc<dyn Backend>,
+    pub inputs: Inputs,
+    pub outputs: tokio::sync::watch::Receiver<Arc<Outputs>>,
+    pub controllers: Controllers,
+}
+
+/// What the store was last seen to hold.
+enum Seen {
+    Nothing,
+    Document(Document),
+    Unreadable,
+}
+
+impl PolicyFeed {
+    pub async fn run(self, shutdown: CancellationToken) {
+        let mut feed = watch::follow(Arc::clone(&self.backend), key(), watch::Options::default());
+        let mut seen = Seen::Nothing;
+        let mut listing = true;
+        if self.first_listing(&mut feed, &mut seen, &mut listing, &shutdown).await.is_none() {
+            return;
+        }
+        loop {
+            let updates = tokio::select! {
+                () = shutdown.cancelled() => return,
+                updates = feed.next() => updates,
+            };
+            let Some(updates) = updates else { return };
+            self.take_in(updates, &mut seen, &mut listing).await;
+        }
+    }
+
+    /// Waits for the first complete listing, and declares the store away if that takes too long. `None`: shut down.
+    async fn first_listing(
+        &self,
+        feed: &mut Feed,
+        seen: &mut Seen,
+        listing: &mut bool,
+        shutdown: &CancellationToken,
+    ) -> Option<()> {
+        let patience = tokio::time::sleep(START_PATIENCE);
+        tokio::pin!(patience);
+        while *listing {
+            tokio::select! {
+                () = shutdown.cancelled() => return None,
+                () = &mut patience => {
+                    tracing::warn!("the kvstore does not answer: the policy of the last run stays in force");
+                    self.controllers.failure(CONTROLLER, "the kvstore does not answer");
+                    self.inputs.tell(Input::Away(Source::Policy)).await;
+                    return Some(());
+                }
+                updates = feed.next() => self.take_in(updates?, seen, listing).await,
+            }
+        }
+        Some(())
+    }
+
+    async fn take_in(&self, updates: Vec<Update>, seen: &mut Seen, listing: &mut bool) {
+        for update in updates {
+            match update {
+                Update::Reset => *listing = true,
+                Update::Put(entry) if entry.key == key() => {
+                    *seen = self.decode(&entry.value);
+                    if !*listing {
+                        self.changed(seen).await;
+                    }
+                }
+                Update::Delete { key: gone } if gone == key() => {
+                    *seen = Seen::Nothing;
+                    if !*listing {
+                        self.listed(seen).await;
+                    }
+                }
+                // Another key that begins alike.
+                Update::Put(_) | Update::Delete { .. } => {}
+                Update::Synced { .. } => {
+                    *listing = false;
+                    self.listed(seen).await;
+                }
+            }
+        }
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Seen {
+        match self.controllers.book(CONTROLLER, Document::decode(bytes)) {
+            Ok(document) => Seen::Document(document),
+            Err(error) => {
+                tracing::warn!(
+                    key = key(),
+                    error = causes(&error),
+                    "the policy document in the kvstore cannot be read: the rules in force stay"
+                );
+                Seen::Unreadable
+            }
+        }
+    }
+
+    /// One change; if it goes back in the count of revisions, the store is asked whether that is really so.
+    async fn changed(&self, seen: &Seen) {
+        let Seen::Document(document) = seen else { return };
+        let in_force = self.outputs.borrow().view.policy.revision;
+        if document.revision >= in_force {
+            return self.document(document).await;
+        }
+        let stored = self.backend.get(&key()).await.ok().flatten();
+        let stored = stored.and_then(|entry| Document::decode(&entry.value).ok());
+        if stored.as_ref() == Some(document) {
+            self.listed(seen).await;
+        }
+    }
+
+    async fn document(&self, document: &Document) {
+        let input = Input::PolicyDocument { revision: document.revision, rules: Arc::clone(&document.rules) };
+        self.feed(input).await;
+    }
+
+    async fn listed(&self, seen: &Seen) {
+        let document = match seen {
+            Seen::Document(document) => document.clone(),
+            Seen::Nothing => Document::empty(),
+            Seen::Unreadable => return self.inputs.tell(Input::Away(Source::Policy)).await,
+        };
+        self.feed(Input::PolicyListed { revision: document.revision, rules: document.rules }).await;
+    }
+
+    async fn feed(&self, input: Input) {
+        let outcome = self.inputs.submit(input).await;
+        if let Err(error) = self.controllers.book(CONTROLLER, outcome) {
+            tracing::warn!(%error, "the policy document of the kvstore was not taken in: the rules in force stay");
+        }
+    }
+}

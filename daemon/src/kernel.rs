@@ -1,0 +1,147 @@
+//! The running datapath as the rest of the agent sees it: its status, its events, its tables.
+//!
+//! Reading tables walks the kernel's memory, so that happens on threads made for waiting.
+
+use crate::config::Config;
+use crate::writer::Inputs;
+use api::datapath::MetricRow;
+use datapath::{TableError, Tables};
+use model::desired::Status;
+use model::event::Event;
+use state::Input;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
+
+/// Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    pub status: watch::Receiver<Arc<Status>>,
+    pub events: broadcast::Sender<Arc<Event>>,
+    tables: Tables,
+    pub cpus: u32,
+    /// Bytes of the events' ring buffer.
+    pub ring_bytes: u64,
+}
+
+/// Why a table could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error(transparent)]
+    Table(#[from] TableError),
+    #[error("the thread that read the table ended")]
+    Thread(#[from] tokio::task::JoinError),
+}
+
+impl Kernel {
+    /// What the datapath is told of the settings.
+    pub fn config(config: &Config) -> datapath::Config {
+        datapath::Config {
+            bpffs: config.bpf_root.clone(),
+            conntrack_max_v4: config.conntrack_max,
+            conntrack_max_v6: config.conntrack_max,
+            policy_max: config.policy_max,
+            ipcache_max: config.ipcache_max,
+            masquerade: config.masquerade,
+            monitor_aggregation: config.monitor_aggregation,
+            ..datapath::Config::default()
+        }
+    }
+
+    pub fn new(handle: &datapath::Handle) -> Kernel {
+        Kernel {
+            status: handle.status.clone(),
+            events: handle.events.clone(),
+            tables: handle.tables.clone(),
+            cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
+            ring_bytes: handle.tables.ring_bytes(),
+        }
+    }
+
+    /// Reads tables on a thread that may wait.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Tables) -> Result<T, TableError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let tables = self.tables.clone();
+        Ok(tokio::task::spawn_blocking(move || read(&tables)).await??)
+    }
+
+    /// Events that the kernel had no room for, and those that could not be decoded.
+    pub fn lost_and_unknown(&self) -> (u64, u64) {
+        (self.tables.lost_events().unwrap_or_default(), self.tables.malformed_events())
+    }
+
+    /// Packets and bytes by reason and direction.
+    pub async fn packet_counters(&self) -> Result<Vec<MetricRow>, ReadError> {
+        let metrics = self.read(Tables::metrics).await?;
+        let row = |metric: datapath::Metric| MetricRow {
+            code: metric.reason.0,
+            reason: metric.reason.to_string(),
+            direction: metric.direction.map_or_else(|| "Unknown".to_owned(), |direction| direction.to_string()),
+            packets: metric.packets,
+            bytes: metric.bytes,
+        };
+        Ok(metrics.into_iter().map(row).collect())
+    }
+}
+
+/// Feeds the host's own addresses and the uplink's MTU.
+pub struct Host {
+    pub inputs: Inputs,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    #[error("follow the host's addresses")]
+    Watch(#[from] datapath::addresses::WatchError),
+    #[error("the watch on the host's addresses ended")]
+    Ended,
+}
+
+impl Host {
+    /// Feeds what is there now; what is returned follows the changes.
+    pub async fn begin(
+        inputs: Inputs,
+        shutdown: CancellationToken,
+    ) -> Result<impl Future<Output = Result<(), HostError>>, HostError> {
+        let watched = datapath::addresses::watch(shutdown.clone())?;
+        let host = Host { inputs };
+        let (mut addresses, mut mtu) = (watched.addresses, watched.uplink_mtu);
+        let (now, now_mtu) = (addresses.borrow_and_update().clone(), *mtu.borrow_and_update());
+        host.addresses(now).await;
+        host.mtu(now_mtu).await;
+        Ok(async move {
+            loop {
+                tokio::select! {
+                    // First: the watch ends with the same token.
+                    biased;
+                    () = shutdown.cancelled() => return Ok(()),
+                    changed = addresses.changed() => {
+                        changed.map_err(|_| HostError::Ended)?;
+                        let now = addresses.borrow_and_update().clone();
+                        host.addresses(now).await;
+                    }
+                    changed = mtu.changed() => {
+                        changed.map_err(|_| HostError::Ended)?;
+                        let now = *mtu.borrow_and_update();
+                        host.mtu(now).await;
+                    }
+                }
+            }
+        })
+    }
+
+    async fn addresses(&self, now: BTreeSet<IpAddr>) {
+        self.inputs.tell(Input::HostAddresses(now)).await;
+    }
+
+    /// Without a default route the last known MTU stays.
+    async fn mtu(&self, now: Option<u32>) {
+        if let Some(mtu) = now {
+            self.inputs.tell(Input::UplinkMtu(mtu)).await;
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! The agent's life: every task and every channel, made here and named once.
+//!
+//! ```text
+//!  channel    from -> to                                                         kind
+//!  inputs     API, feed, identities, host, datapath's status -> writer           bounded mpsc
+//!  outputs    writer -> store, datapath, identities, publish, notices, API       watch
+//!  stored     store -> API                                                       watch
+//!  kernel     start of the datapath -> API                                       watch
+//!  events     datapath -> monitors                                               broadcast, lossy
+//!  notices    notices, API -> monitors                                           broadcast, lossy
+//!  stage      start -> API                                                       watch
+//! ```
+//!
+//! Order at start: the lock, then both sockets (Docker must find its plugin whatever else is slow), then what the kernel
+//! can do, the store, the state, the kvstore, the datapath. If a task ends, the process ends with its error: starting
+//! anew is cheap, and what is in the kernel goes on working meanwhile.
+
+mod tasks;
+
+use crate::agent::Agent;
+use crate::api::{Api, Stage};
+use crate::config::Config;
+use crate::controllers::Controllers;
+use crate::feed::PolicyFeed;
+use crate::identities::IdentityAllocation;
+use crate::kernel::Kernel;
+use crate::lock::FolderLock;
+use crate::metered::Metered;
+use crate::node::Node;
+use crate::notices::{Notices, Regenerations};
+use crate::policy_store::PolicyStore;
+use crate::publish::Publisher;
+use crate::server;
+use crate::socket::{self, Admission};
+use crate::store::{self, StoreStatus, StoreWriter};
+use crate::writer::{Inputs, Writer};
+use anyhow::Context;
+use kvstore::allocator::{self, Allocator};
+use kvstore::session::{self, Session};
+use kvstore::{Backend, Opened};
+use model::Identity;
+use state::{Input, Outputs, State};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tasks::Tasks;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
+
+/// Notices that a slow monitor may be behind.
+const NOTICES: usize = 256;
+/// How long the plugin's own requests to the agent may take: less than Docker's patience with the plugin.
+const PLUGIN_REQUEST_LIMIT: Duration = Duration::from_millis(1800);
+
+/// Runs the agent until SIGTERM or SIGINT, or until a part of it fails.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let _locks = lock_folders(&config)?;
+    let mut life = Life::default();
+    let stopped = tokio::select! {
+        outcome = live(config, &mut life, started) => outcome,
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    };
+    tracing::info!("stopping; what is in the kernel stays and goes on working");
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Stopping]) {
+        tracing::debug!(%error, "the service manager could not be told");
+    }
+    let ended = life.end().await;
+    stopped.and(ended)
+}
+
+/// One agent for each folder that it writes to.
+fn lock_folders(config: &Config) -> anyhow::Result<Vec<FolderLock>> {
+    let mut locks = vec![FolderLock::take(&config.lib_dir)?];
+    if config.state_dir != config.lib_dir {
+        locks.push(FolderLock::take(&config.state_dir)?);
+    }
+    Ok(locks)
+}
+
+/// What has to be stopped, in this order: the plugin lets the calls in flight end, for which it needs the API; the API
+/// lets its requests end, for which it needs those who do the work.
+#[derive(Default)]
+struct Life {
+    plugin: Tasks,
+    serving: Tasks,
+    working: Tasks,
+}
+
+impl Life {
+    async fn end(&mut self) -> anyhow::Result<()> {
+        let plugin = self.plugin.end().await;
+        let serving = self.serving.end().await;
+        let working = self.working.end().await;
+        plugin.and(serving).and(working)
+    }
+}
+
+/// Starts everything and then waits for something to end.
+async fn live(config: Config, life: &mut Life, started: Instant) -> anyhow::Result<()> {
+    let (stage, plugin_calls) = serve_sockets(&config, life)?;
+    start(config, life, stage, plugin_calls, started).await?;
+    tokio::select! {
+        name = life.plugin.any_ended() => anyhow::bail!("{name} ended"),
+        name = life.serving.any_ended() => anyhow::bail!("{name} ended"),
+        name = life.working.any_ended() => anyhow::bail!("{name} ended"),
+    }
+}
+
+/// The API's and the plugin's sockets, first thing. Until the state is there their requests wait for a moment, and are
+/// then told what the agent is busy with.
+fn serve_sockets(
+    config: &Config,
+    life: &mut Life,
+) -> anyhow::Result<(watch::Sender<Stage>, Arc<docker_plugin::CallStats>)> {
+    let plugin = docker_plugin::Listener::bind(&config.docker_plugins)?;
+    let admission = Admission::of_this_machine();
+    let listener = socket::bind(&config.socket_path, admission.group())?;
+    let (stage_sender, stage) = watch::channel(Stage::Starting("reading back its state"));
+    let plugin_calls = Arc::new(docker_plugin::CallStats::new());
+    tracing::info!(api = %config.socket_path.display(), plugin = %plugin.path().display(), "sockets are there");
+    let path = config.socket_path.clone();
+    life.serving.spawn("API server", |shutdown| async move {
+        let ended = server::serve(listener, admission, Arc::new(Api { stage }), shutdown).await;
+        socket::remove(&path);
+        ended
+    });
+    let plugin_config = docker_plugin::Config {
+        docker_socket: config.docker.display().to_string(),
+        ..docker_plugin::Config::default()
+    };
+    let client = ::api::Client::new(&config.socket_path, PLUGIN_REQUEST_LIMIT);
+    let calls = Arc::clone(&plugin_calls);
+    life.plugin.spawn("Docker plugin", |shutdown| docker_plugin::serve(plugin, plugin_config, client, calls, shutdown));
+    Ok((stage_sender, plugin_calls))
+}
+
+/// The shared part of the stores.
+struct Stores {
+    local: Arc<dyn Backend>,
+    shared: Arc<dyn Backend>,
+    counters: crate::metered::Counters,
+    is_embedded: bool,
+    warnings: Vec<String>,
+}
+
+async fn start(
+    config: Config,
+    life: &mut Life,
+    stage: watch::Sender<Stage>,
+    plugin_calls: Arc<docker_plugin::CallStats>,
+    started: Instant,
+) -> anyhow::Result<()> {
+    check_kernel()?;
+    let stores = open_stores(&config).await?;
+    let controllers = Controllers::default();
+    let node = Node::find(&config, stores.local.as_ref()).await?;
+    let records = store::read(stores.local.as_ref()).await?;
+    let state = State::new(state_config(&config, &node)).context("set up the address pools")?;
+    let (writer, inputs, outputs, counters) = Writer::new(state);
+    life.working.spawn_infallible("writer", |shutdown| writer.run(shutdown));
+    let stored = restore(&inputs, records).await?;
+
+    let (store_status, stored_reader) = watch::channel(StoreStatus::default());
+    let store_writer = StoreWriter {
+        store: Arc::clone(&stores.local),
+        stored: Arc::new(stored),
+        outputs: outputs.clone(),
+        status: store_status,
+        controllers: controllers.clone(),
+    };
+    life.working.spawn_infallible("local store", |shutdown| store_writer.run(shutdown));
+    let (notices, regenerations) = watch_endpoints(&outputs, &mut life.working);
+    let (kernel_sender, kernel) = watch::channel(None);
+    let agent = Arc::new(Agent {
+        started,
+        inputs: inputs.clone(),
+        counters,
+        outputs: outputs.clone(),
+        stored: stored_reader,
+        kernel,
+        kvstore: Arc::clone(&stores.shared),
+        kvstore_counters: Arc::clone(&stores.counters),
+        policy: PolicyStore::new(Arc::clone(&stores.shared)),
+        plugin_calls,
+        controllers: controllers.clone(),
+        notices,
+        regenerations,
+        warnings: stores.warnings.clone(),
+        node: node.clone(),
+        config: config.clone(),
+    });
+    stage.send_replace(Stage::Ready(agent));
+
+    share(&config, &stores, &inputs, &outputs, &controllers, &mut life.working);
+    start_datapath(&config, &mut life.working, &inputs, &outputs, &kernel_sender).await?;
+    ready(&node, started);
+    // Nobody may think that the agent is starting still, or that there is no datapath: both senders live as long.
+    life.working.keep((stage, kernel_sender));
+    Ok(())
+}
+
+/// A kernel that lacks something is named with what it lacks, and nothing is tried on it.
+fn check_kernel() -> anyhow::Result<()> {
+    let missing = datapath::features::probe();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let line = |missing: &datapath::features::Missing| {
+        format!("  {} (it takes {}): {}", missing.what, missing.needs, missing.error)
+    };
+    let missing: Vec<_> = missing.iter().map(line).collect();
+    anyhow::bail!("this kernel lacks what the agent needs:\n{}", missing.join("\n"))
+}
+
+async fn open_stores(config: &Config) -> anyhow::Result<Stores> {
+    let local = kvstore::Config::Embedded { path: config.kvstore.local.clone() };
+    let local = kvstore::connect(local).await.context("open the local store")?;
+    let warnings = match local.opened {
+        Opened::Ready => Vec::new(),
+        Opened::SetAside { moved_to, reason } => {
+            let text = format!(
+                "the store {} was not readable ({reason}); it is kept as {} and an empty one was begun: endpoints, \
+                 addresses and policy of earlier runs are not known",
+                config.kvstore.local.display(),
+                moved_to.display()
+            );
+            tracing::warn!("{text}");
+            vec![text]
+        }
+    };
+    let is_embedded = matches!(config.kvstore.shared, kvstore::Config::Embedded { .. });
+    let shared = if is_embedded {
+        Arc::clone(&local.backend)
+    } else {
+        kvstore::connect(config.kvstore.shared.clone()).await.context("set up the kvstore")?.backend
+    };
+    let (shared, counters) = Metered::wrap(shared);
+    Ok(Stores { local: local.backend, shared, counters, is_embedded, warnings })
+}
+
+fn state_config(config: &Config, node: &Node) -> state::Config {
+    state::Config {
+        node: node.name.clone(),
+        cluster: node.cluster.clone(),
+        cluster_id: 0,
+        node_ipv4: node.ipv4,
+        node_ipv6: node.ipv6,
+        ipv4_range: node.ipv4_range,
+        ipv6_range: node.ipv6_range,
+        mtu: config.mtu,
+        label_filter: config.label_filter.clone(),
+        policy: policy::Options { enforcement: config.enforcement, allow_localhost: config.allow_localhost },
+        quarantine: state::QUARANTINE,
+        docker_grace: state::DOCKER_GRACE,
+    }
+}
+
+/// Feeds what the last run left, and returns what of it the store writer may treat as its own.
+async fn restore(inputs: &Inputs, records: store::Records) -> anyhow::Result<store::Records> {
+    let count = records.len();
+    let accepted = inputs.submit(Input::Restore(records.clone())).await.context("read back the local records")?;
+    let bad = &accepted.outputs.view.bad_records;
+    for (key, reason) in bad.iter() {
+        tracing::warn!(key, reason, "a record of the local store cannot be read; it is left as it is");
+    }
+    tracing::info!(records = count, endpoints = accepted.outputs.view.endpoints.len(), "the state was read back");
+    Ok(records.into_iter().filter(|(key, _)| !bad.contains_key(key)).collect())
+}
+
+fn watch_endpoints(
+    outputs: &watch::Receiver<Arc<Outputs>>,
+    working: &mut Tasks,
+) -> (broadcast::Sender<::api::monitor::Record>, Arc<Regenerations>) {
+    let (sender, _) = broadcast::channel(NOTICES);
+    let regenerations = Arc::new(Regenerations::default());
+    let notices =
+        Notices { outputs: outputs.clone(), sender: sender.clone(), regenerations: Arc::clone(&regenerations) };
+    working.spawn_infallible("notices", |shutdown| notices.run(shutdown));
+    (sender, regenerations)
+}
+
+/// Everything that lives in the kvstore: policy, identities, and what this node shows the others.
+fn share(
+    config: &Config,
+    stores: &Stores,
+    inputs: &Inputs,
+    outputs: &watch::Receiver<Arc<Outputs>>,
+    controllers: &Controllers,
+    working: &mut Tasks,
+) {
+    let feed = PolicyFeed {
+        backend: Arc::clone(&stores.shared),
+        inputs: inputs.clone(),
+        outputs: outputs.clone(),
+        controllers: controllers.clone(),
+    };
+    working.spawn_infallible("policy feed", |shutdown| feed.run(shutdown));
+    let options = session::Options { ttl: config.kvstore.lease_ttl, ..session::Options::default() };
+    let session = Session::start(Arc::clone(&stores.shared), options);
+    let publisher = Publisher { session: session.clone(), outputs: outputs.clone(), controllers: controllers.clone() };
+    working.spawn_infallible("publisher", |shutdown| publisher.run(shutdown));
+    let pace = if stores.is_embedded { EMBEDDED_PACE } else { CLUSTER_PACE };
+    let range = Identity::MIN_ALLOCATED..=Identity::MAX_ALLOCATED;
+    let options = allocator::Options {
+        choice: pace.choice,
+        grace: pace.grace,
+        ..allocator::Options::new(kvstore::keys::IDENTITIES, &config.node_name, range)
+    };
+    let identities = IdentityAllocation {
+        allocator: Allocator::start(Arc::clone(&stores.shared), session, options),
+        inputs: inputs.clone(),
+        outputs: outputs.clone(),
+        controllers: controllers.clone(),
+        collect_every: pace.collect_every,
+    };
+    working.spawn_infallible("identities", |shutdown| identities.run(shutdown));
+}
+
+/// How identities are chosen and collected. Alone on a store nobody else can take a number at the same moment, so they
+/// may be small and go soon.
+struct Pace {
+    choice: allocator::Choice,
+    grace: Duration,
+    collect_every: Duration,
+}
+
+const EMBEDDED_PACE: Pace =
+    Pace { choice: allocator::Choice::Lowest, grace: Duration::from_secs(10), collect_every: Duration::from_secs(10) };
+const CLUSTER_PACE: Pace = Pace {
+    choice: allocator::Choice::Random,
+    grace: Duration::from_secs(900),
+    collect_every: Duration::from_secs(300),
+};
+
+/// The kernel's side: follows the snapshots, and reports.
+async fn start_datapath(
+    config: &Config,
+    working: &mut Tasks,
+    inputs: &Inputs,
+    outputs: &watch::Receiver<Arc<Outputs>>,
+    kernel: &watch::Sender<Option<Kernel>>,
+) -> anyhow::Result<()> {
+    let host = crate::kernel::Host::begin(inputs.clone(), working.token()).await?;
+    working.spawn("host addresses", |_| host);
+    let (desired_sender, desired) = watch::channel(Arc::default());
+    let snapshots = outputs.clone();
+    working.spawn_infallible("desired state", |shutdown| forward(snapshots, desired_sender, shutdown));
+    let handle = datapath::start(Kernel::config(config), desired, working.token()).await;
+    let handle = handle.context("start the datapath")?;
+    let ours = Kernel::new(&handle);
+    let (status, inputs_of_status) = (ours.status.clone(), inputs.clone());
+    working.spawn_infallible("datapath status", |shutdown| report(status, inputs_of_status, shutdown));
+    // It ends with the token that it was started with.
+    working.spawn("datapath", |_| handle.stopped());
+    kernel.send_replace(Some(ours));
+    Ok(())
+}
+
+/// Hands on the datapath's part of each snapshot once there is one.
+async fn forward(
+    mut outputs: watch::Receiver<Arc<Outputs>>,
+    desired: watch::Sender<Arc<model::desired::Datapath>>,
+    shutdown: CancellationToken,
+) {
+    loop {
+        let part = outputs.borrow_and_update().datapath.clone();
+        if let Some(part) = part {
+            desired.send_if_modified(|sent| {
+                let changed = !Arc::ptr_eq(sent, &part);
+                *sent = part;
+                changed
+            });
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            changed = outputs.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Feeds what the datapath reports.
+async fn report(mut status: watch::Receiver<Arc<model::desired::Status>>, inputs: Inputs, shutdown: CancellationToken) {
+    loop {
+        let now = Arc::clone(&status.borrow_and_update());
+        inputs.tell(Input::Datapath(now)).await;
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            changed = status.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+fn ready(node: &Node, started: Instant) {
+    let pools: Vec<_> =
+        crate::config::prefixes(node.ipv4_range, node.ipv6_range).iter().map(ToString::to_string).collect();
+    tracing::info!(node = node.name, pools = pools.join(" "), took = ?started.elapsed(), "ready");
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::debug!(%error, "the service manager could not be told");
+    }
+}
