@@ -52,6 +52,10 @@ pub struct AddressRequest {
     pub pool: String,
     /// A fixed address; `None`: any free one.
     pub address: Option<IpAddr>,
+    /// Where no address is named: any free one of this part of the pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub part: Option<IpNetwork>,
     /// Shown in `status --all-addresses`, e.g. `docker`, `gateway`.
     pub owner: String,
     /// The address becomes the gateway of the pool (`--gateway`).

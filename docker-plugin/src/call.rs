@@ -4,7 +4,7 @@
 use crate::agent::{Agent, Removal};
 use crate::containers::Resolver;
 use crate::docker::Docker;
-use crate::ipam::Fuse;
+use crate::ipam::{Fuse, Parts};
 use crate::networks::Networks;
 use crate::protocol::Method;
 use crate::refusal::Refusal;
@@ -17,6 +17,7 @@ pub(crate) struct Plugin {
     pub(crate) networks: Networks,
     pub(crate) resolver: Arc<Resolver>,
     pub(crate) fuse: Fuse,
+    pub(crate) parts: Parts,
 }
 
 /// A success.
@@ -43,7 +44,8 @@ impl Answer {
 
 impl Plugin {
     pub(crate) fn new(agent: Agent, docker: Docker, resolver: Arc<Resolver>) -> Plugin {
-        Plugin { networks: Networks::new(agent.clone(), docker), agent, resolver, fuse: Fuse::default() }
+        let networks = Networks::new(agent.clone(), docker);
+        Plugin { agent, networks, resolver, fuse: Fuse::default(), parts: Parts::default() }
     }
 
     pub(crate) async fn call(&self, method: Method, body: &[u8]) -> Result<Answer, Refusal> {

@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio_util::task::AbortOnDropHandle;
 
-pub(crate) const NODE_V4: &str = "10.200.0.0/16";
+const NODE_V4: &str = "10.200.0.0/16";
 pub(crate) const NODE_V6: &str = "fd00:200::/96";
 
 #[derive(Default)]
@@ -198,7 +198,7 @@ impl World {
 
     fn request_address(&mut self, request: AddressRequest) -> Done {
         let pool = self.pools.get(&request.pool).ok_or((404, format!("pool {} is not known", request.pool)))?;
-        let part = pool.range.unwrap_or(pool.subnet);
+        let part = request.part.or(pool.range).unwrap_or(pool.subnet);
         let free = |address: &IpAddr| !self.addresses.contains_key(address);
         let address = match request.address {
             Some(address) if !pool.subnet.contains(address) => Err((400, format!("{address} is not in the pool"))),

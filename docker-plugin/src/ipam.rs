@@ -1,16 +1,18 @@
 //! The IPAM driver: pools and addresses, written against the agent. Containers get single addresses (/32, /128).
 
 mod fuse;
+mod parts;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use fuse::Fuse;
+pub(crate) use parts::{Parts, part_of};
 
 use crate::agent::Removal;
 use crate::call::{Answer, Plugin};
 use crate::protocol::{ADDRESS_TYPE, AddressOfPool, DOCKERS_OWN, GATEWAY_ADDRESS, ReleasePool, RequestPool, read};
 use crate::refusal::Refusal;
-use api::ipam::{AddressRequest, Family, Pool, PoolRequest};
+use api::ipam::{Address, AddressRequest, Family, Pool, PoolRequest};
 use ipnetwork::IpNetwork;
 use serde_json::json;
 use std::net::IpAddr;
@@ -36,14 +38,27 @@ impl Plugin {
         let request = pool_request(&read(body)?)?;
         self.fuse.check(&request, Instant::now())?;
         let pool = self.agent.request_pool(&request).await?;
-        let answer = json!({"PoolID": pool.id, "Pool": shown(&request, &pool), "Data": {}});
+        let part = match request.subnet {
+            None => self.part(&pool).await,
+            Some(_) => None,
+        };
+        let id = parts::id_with(&pool.id, part);
+        let answer = json!({"PoolID": id, "Pool": shown(&request, &pool), "Data": {}});
         Ok(Answer::of(answer).undone_by(Removal::Pool(pool.id)))
+    }
+
+    /// The part of the node's pool that a new network shall keep to.
+    async fn part(&self, pool: &Pool) -> Option<IpNetwork> {
+        if let Err(error) = self.networks.refresh().await {
+            tracing::debug!(%error, "parts are chosen by what is at hand");
+        }
+        self.parts.choose(pool, &self.networks.all(), Instant::now())
     }
 
     /// An unknown pool is a success.
     pub(crate) async fn release_pool(&self, body: &[u8]) -> Result<Answer, Refusal> {
         let request: ReleasePool = read(body)?;
-        let pool = pool_id(&request.pool_id)?;
+        let (pool, _) = parts::split(pool_id(&request.pool_id)?);
         self.agent.remove(Removal::Pool(pool.to_owned())).await?;
         self.fuse.reset();
         Ok(Answer::empty())
@@ -51,22 +66,35 @@ impl Plugin {
 
     pub(crate) async fn request_address(&self, body: &[u8]) -> Result<Answer, Refusal> {
         let request: AddressOfPool = read(body)?;
-        let pool = pool_id(&request.pool_id)?.to_owned();
+        let (pool, part) = parts::split(pool_id(&request.pool_id)?);
         let address = Some(request.address.as_str()).filter(|text| !text.is_empty());
         let address = address.map(|text| self::address("Address", text)).transpose()?;
         let gateway = request.options.get(ADDRESS_TYPE).and_then(|kind| kind.as_str()) == Some(GATEWAY_ADDRESS);
         let owner = if gateway { "gateway" } else { "docker" }.to_owned();
-        let given = self.agent.request_address(&AddressRequest { pool: pool.clone(), address, owner, gateway }).await?;
-        let answer = json!({"Address": single(given.address), "Data": {}});
-        Ok(Answer::of(answer).undone_by(Removal::Address { pool, address: given.address }))
+        let part = part.filter(|_| address.is_none());
+        let wanted = AddressRequest { pool: pool.to_owned(), address, part, owner, gateway };
+        let given = self.address(wanted).await?.address;
+        let answer = json!({"Address": single(given), "Data": {}});
+        Ok(Answer::of(answer).undone_by(Removal::Address { pool: pool.to_owned(), address: given }))
+    }
+
+    /// A part that has no address left is no reason to give none: any other of the pool will do.
+    async fn address(&self, wanted: AddressRequest) -> Result<Address, Refusal> {
+        match self.agent.request_address(&wanted).await {
+            Err(refusal) if wanted.part.is_some() && !refusal.is_trouble() => {
+                tracing::debug!(part = ?wanted.part, %refusal, "an address from outside the part");
+                self.agent.request_address(&AddressRequest { part: None, ..wanted }).await
+            }
+            given => given,
+        }
     }
 
     /// Always a success: Docker forgets the address whatever we say. It also comes for addresses that we never gave.
     pub(crate) async fn release_address(&self, body: &[u8]) -> Result<Answer, Refusal> {
         let request: AddressOfPool = read(body)?;
-        let pool = pool_id(&request.pool_id)?.to_owned();
+        let (pool, _) = parts::split(pool_id(&request.pool_id)?);
         let address = address("Address", &request.address)?;
-        if let Err(error) = self.agent.remove(Removal::Address { pool, address }).await {
+        if let Err(error) = self.agent.remove(Removal::Address { pool: pool.to_owned(), address }).await {
             tracing::warn!(%error, "an address stays taken until the next comparison with Docker's list");
         }
         Ok(Answer::empty())

@@ -11,7 +11,7 @@ pub(crate) use options::NetworkOptions;
 use crate::agent::Removal;
 use crate::call::{Answer, Plugin, id};
 use crate::ipam;
-use crate::networks::pool_of;
+use crate::networks::{pool_of, subnet_on};
 use crate::protocol::{
     CreateEndpoint, CreateNetwork, Discovery, EndpointOnly, GwAllocCheck, Interface, IpamData, Join, NetworkOnly, read,
 };
@@ -211,8 +211,8 @@ fn subnet(pools: &[Pool], family: Family, data: &[IpamData]) -> Result<Option<Su
     let asked = ipam::subnet("Pool", &data.pool)?;
     let gateway = Some(data.gateway.as_str()).filter(|text| !text.is_empty());
     let gateway = gateway.map(|text| ipam::address("Gateway", text)).transpose()?;
-    let pool = pool_of(pools, family, asked, gateway).ok_or(Refusal::ForeignPool { pool: data.pool.clone() })?;
-    Ok(Some(Subnet { subnet: pool.subnet, gateway: gateway.or(Some(pool.gateway)) }))
+    let pool = pool_of(pools, family, asked).ok_or(Refusal::ForeignPool { pool: data.pool.clone() })?;
+    Ok(Some(subnet_on(pool, asked, gateway)))
 }
 
 fn addressed(network: &str, endpoint: &str, interface: &Interface) -> Result<EndpointCreate, Refusal> {

@@ -64,6 +64,11 @@ impl Networks {
         Ok(())
     }
 
+    /// All that are at hand.
+    pub(crate) fn all(&self) -> Vec<Arc<Network>> {
+        self.lock().values().cloned().collect()
+    }
+
     pub(crate) fn knows(&self, id: &str) -> bool {
         self.lookup(id).is_some()
     }
@@ -98,9 +103,11 @@ impl Networks {
         let family = if asked.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
         let gateway = config.gateway.as_deref().filter(|text| !text.is_empty());
         let gateway = gateway.map(|text| ipam::address("Gateway", text)).transpose()?;
-        let known = pool_of(pools, family, asked, gateway);
+        let known = pool_of(pools, family, asked).cloned();
+        // The agent has the gateway of a pool that it knows, but not the one that each network on the node's pool has.
+        let lacks_gateway = known.as_ref().is_none_or(|pool| pool.node_pool);
         let pool = match known {
-            Some(pool) => pool.clone(),
+            Some(pool) => pool,
             None => {
                 let range = config.ip_range.as_deref().filter(|text| !text.is_empty());
                 let range = range.map(|text| ipam::subnet("IPRange", text)).transpose()?;
@@ -108,14 +115,15 @@ impl Networks {
                 self.agent.request_pool(&PoolRequest { family, subnet, range }).await?
             }
         };
-        if let (None, Some(address)) = (known, gateway) {
+        if let Some(address) = gateway.filter(|_| lacks_gateway) {
             let owner = "gateway".to_owned();
-            let request = AddressRequest { pool: pool.id.clone(), address: Some(address), owner, gateway: true };
+            let pool = pool.id.clone();
+            let request = AddressRequest { pool, address: Some(address), part: None, owner, gateway: true };
             if let Err(error) = self.agent.request_address(&request).await {
                 tracing::warn!(%address, %error, "the gateway of a network learnt from Docker is not free");
             }
         }
-        Ok((family, Subnet { subnet: pool.subnet, gateway: gateway.or(Some(pool.gateway)) }))
+        Ok((family, subnet_on(&pool, asked, gateway)))
     }
 
     async fn ask_docker(&self, id: &str) -> Result<Arc<Network>, Refusal> {
@@ -143,14 +151,19 @@ pub(crate) fn is_ours(driver: Option<&str>) -> bool {
 }
 
 /// The pool that a subnet of a network is, as Docker has it: a pool's own subnet, or something that stands for the
-/// node's pool, of which the network's gateway tells the part.
-pub(crate) fn pool_of(pools: &[Pool], family: Family, asked: IpNetwork, gateway: Option<IpAddr>) -> Option<&Pool> {
+/// node's pool.
+pub(crate) fn pool_of(pools: &[Pool], family: Family, asked: IpNetwork) -> Option<&Pool> {
     let mut of_family = pools.iter().filter(|pool| pool.family == family);
-    if !ipam::means_node_pool(asked) {
-        return of_family.find(|pool| pool.subnet == asked);
+    match ipam::means_node_pool(asked) {
+        true => of_family.find(|pool| pool.node_pool),
+        false => of_family.find(|pool| pool.subnet == asked),
     }
-    match gateway {
-        Some(gateway) => of_family.filter(|pool| pool.subnet.contains(gateway)).max_by_key(|pool| pool.subnet.prefix()),
-        None => of_family.find(|pool| pool.node_pool),
-    }
+}
+
+/// What a network has of a pool. One that shares the node's has the part that its gateway is in; IPv6 networks that share
+/// it are shown with the whole range.
+pub(crate) fn subnet_on(pool: &Pool, asked: IpNetwork, gateway: Option<IpAddr>) -> Subnet {
+    let shares = pool.node_pool && (ipam::means_node_pool(asked) || asked.is_ipv6());
+    let part = gateway.filter(|_| shares).and_then(|gateway| ipam::part_of(pool.subnet, gateway));
+    Subnet { subnet: part.unwrap_or(pool.subnet), gateway: gateway.or(Some(pool.gateway)) }
 }

@@ -141,6 +141,9 @@ pub struct AddressRequest {
     pub pool: String,
     /// A fixed address of the pool's subnet; `None`: any free one of its range.
     pub address: Option<IpAddr>,
+    /// Where no address is named: take it from this part of the range only. Networks that share the node's pool keep to
+    /// parts of their own by it, so that a container on two of them has a route to each.
+    pub part: Option<IpNetwork>,
     /// For people, such as `docker`.
     pub owner: String,
     pub purpose: Purpose,

@@ -157,7 +157,11 @@ impl Ipam {
                 }
                 wanted
             }
-            (_, None) => self.next_free(pool, holders, now).ok_or(Rejected::PoolFull(pool.subnet))?,
+            (_, None) => {
+                let span = pool.span_within(request.part)?;
+                let full = Rejected::PoolFull(request.part.map_or(pool.subnet, masked));
+                self.next_free(pool, span, holders, now).ok_or(full)?
+            }
         };
         if let Some(pool) = self.pools.get_mut(&request.pool).filter(|_| request.address.is_none()) {
             pool.cursor = Some(pool::number(address));
@@ -377,8 +381,14 @@ impl Ipam {
         }
     }
 
-    /// The next address that nobody has and that does not rest; if there is none, the one that rests longest.
-    fn next_free(&self, pool: &Pool, holders: Holders<'_>, now: Timestamp) -> Option<IpAddr> {
+    /// The next address in the span that nobody has and that does not rest; if there is none, the one that rests longest.
+    fn next_free(
+        &self,
+        pool: &Pool,
+        (low, high): (u128, u128),
+        holders: Holders<'_>,
+        now: Timestamp,
+    ) -> Option<IpAddr> {
         let family = pool.family();
         let held = |address: IpAddr| {
             pool.set_aside(address).is_some()
@@ -388,8 +398,7 @@ impl Ipam {
         };
         let resting =
             |address: IpAddr| self.resting.get(&address).is_some_and(|since| now.since(*since) < self.quarantine);
-        let (low, high) = pool.span();
-        let start = pool.start();
+        let start = pool.start_within((low, high));
         let fresh = (start..=high)
             .chain(low..start)
             .map(|number| pool::address(family, number))

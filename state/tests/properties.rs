@@ -118,6 +118,7 @@ fn address_request() -> impl Strategy<Value = AddressRequest> {
     (pool(), prop::option::of(address()), purpose).prop_map(|(pool, address, purpose)| AddressRequest {
         pool,
         address: address.map(IpAddr::V4),
+        part: None,
         owner: "docker".to_owned(),
         purpose,
     })

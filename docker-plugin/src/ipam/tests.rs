@@ -19,6 +19,52 @@ async fn without_a_subnet_the_nodes_pool_is_given_in_a_form_that_docker_takes() 
     }
 }
 
+/// A network without a subnet, made as Docker makes it; its route to peers, for an endpoint that has `address`.
+async fn flat(rig: &Rig, network: &str) -> (String, serde_json::Value) {
+    let given = pool(rig, "", false).await.unwrap();
+    let ask = |options| json!({"PoolID": given["PoolID"], "Address": "", "Options": options});
+    let gateway = ask(json!({ADDRESS_TYPE: GATEWAY_ADDRESS}));
+    let gateway = rig.call("/IpamDriver.RequestAddress", gateway).await.unwrap()["Address"].clone();
+    let data = json!([{"Pool": given["Pool"], "Gateway": gateway}]);
+    rig.call("/NetworkDriver.CreateNetwork", json!({"NetworkID": network, "IPv4Data": data})).await.unwrap();
+    let address = rig.call("/IpamDriver.RequestAddress", ask(json!(null))).await.unwrap()["Address"].clone();
+    let of = json!({"NetworkID": network, "EndpointID": network, "SandboxKey": "/run/x",
+                    "Interface": {"Address": address}});
+    rig.call("/NetworkDriver.CreateEndpoint", of.clone()).await.unwrap();
+    let joined = rig.call("/NetworkDriver.Join", of).await.unwrap();
+    (address.as_str().unwrap().to_owned(), joined["StaticRoutes"].clone())
+}
+
+/// Docker refuses an address that a route of the container covers, and a route that it has already.
+#[tokio::test]
+async fn a_container_can_be_on_two_networks_of_the_nodes_pool() {
+    let (rig, agent) = Rig::with_agent();
+    let (one, one_routes) = flat(&rig, "aa").await;
+    let (two, two_routes) = flat(&rig, "bb").await;
+    for (address, routes, others) in [(one, &one_routes, &two_routes), (two, &two_routes, &one_routes)] {
+        let address = self::address("Address", &address).unwrap();
+        let to_peers = subnet("Destination", routes[1]["Destination"].as_str().unwrap()).unwrap();
+        assert!(to_peers.contains(address));
+        for other in others.as_array().unwrap() {
+            let other = subnet("Destination", other["Destination"].as_str().unwrap()).unwrap();
+            assert!(!other.contains(address) && !to_peers.contains(other.ip()), "{routes} {others}");
+        }
+    }
+    assert_eq!(agent.world().networks["bb"].ipv4.as_ref().unwrap().subnet.to_string(), "10.200.4.0/22");
+}
+
+#[tokio::test]
+async fn a_full_part_gives_way_to_the_rest_of_the_pool() {
+    let (rig, agent) = Rig::with_agent();
+    let id = pool(&rig, "", false).await.unwrap()["PoolID"].as_str().unwrap().to_owned();
+    let (node, part) = parts::split(&id);
+    let owner = "test".to_owned();
+    let other = AddressRequest { pool: node.to_owned(), address: None, part: None, owner, gateway: false };
+    agent.world().addresses.extend(part.unwrap().iter().map(|address| (address, other.clone())));
+    let given = rig.call("/IpamDriver.RequestAddress", json!({"PoolID": id, "Address": ""})).await.unwrap();
+    assert!(!part.unwrap().contains(address("Address", given["Address"].as_str().unwrap()).unwrap()));
+}
+
 #[tokio::test]
 async fn a_subnet_is_honoured_whatever_bits_its_address_has() {
     let (rig, agent) = Rig::with_agent();

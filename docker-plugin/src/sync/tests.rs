@@ -77,7 +77,8 @@ async fn networks_that_the_agent_forgot_are_learnt_with_their_pools_and_gateways
     let pool = world.pools.values().find(|pool| pool.subnet.to_string() == "10.7.0.0/16").unwrap();
     assert_eq!(pool.range.unwrap().to_string(), "10.7.1.0/24");
     assert!(world.addresses[&"10.7.0.9".parse().unwrap()].gateway);
-    assert_eq!(world.networks["f1a7"].ipv4.as_ref().unwrap().subnet.to_string(), crate::fake_agent::NODE_V4);
+    assert_eq!(world.networks["f1a7"].ipv4.as_ref().unwrap().subnet.to_string(), "10.200.0.0/22");
+    assert!(world.addresses[&"10.200.0.1".parse().unwrap()].gateway);
 }
 
 #[tokio::test]

@@ -101,9 +101,20 @@ impl Pool {
         (high - low + 1) - aside.into_iter().filter(|n| inside(*n)).count() as u128
     }
 
-    /// The number to try first: the one after that handed out last.
-    pub(crate) fn start(&self) -> u128 {
+    /// The same, of a part of the subnet only, and without the part's first and last address, which look like no host's.
+    /// Fails when the part has none of them.
+    pub(crate) fn span_within(&self, part: Option<IpNetwork>) -> Result<(u128, u128), Rejected> {
+        let Some(part) = part.map(masked) else { return Ok(self.span()) };
         let (low, high) = self.span();
+        let (low, high) = (low.max(first(&part).saturating_add(1)), high.min(last(&part).saturating_sub(1)));
+        if part.is_ipv4() == self.subnet.is_ipv4() && low <= high {
+            return Ok((low, high));
+        }
+        Err(Rejected::BadRange { range: part, subnet: self.subnet, reason: "it has no address of the pool's range" })
+    }
+
+    /// The number of a span to try first: the one after that handed out last.
+    pub(crate) fn start_within(&self, (low, high): (u128, u128)) -> u128 {
         match self.cursor {
             Some(last) if (low..high).contains(&last) => last + 1,
             _ => low,
@@ -266,10 +277,10 @@ mod tests {
     fn the_search_goes_on_after_the_last_and_wraps() {
         let mut pool = pool("10.9.1.0/24", None).unwrap();
         let (low, high) = pool.span();
-        assert_eq!(pool.start(), low);
+        assert_eq!(pool.start_within(pool.span()), low);
         pool.cursor = Some(low + 9);
-        assert_eq!(pool.start(), low + 10);
+        assert_eq!(pool.start_within(pool.span()), low + 10);
         pool.cursor = Some(high);
-        assert_eq!(pool.start(), low);
+        assert_eq!(pool.start_within(pool.span()), low);
     }
 }

@@ -46,7 +46,8 @@ fn ask(
     world: &World,
     now: u64,
 ) -> Result<IpAddr, Rejected> {
-    let request = AddressRequest { pool: pool.to_owned(), address: fixed.map(ip), owner: "docker".to_owned(), purpose };
+    let (pool, owner) = (pool.to_owned(), "docker".to_owned());
+    let request = AddressRequest { pool, address: fixed.map(ip), part: None, owner, purpose };
     ipam.request_address(&request, true, world.holders(), Timestamp(now))
 }
 
@@ -61,6 +62,29 @@ fn addresses_come_in_order_and_skip_what_is_set_aside_or_held() {
         given.push(address.to_string());
     }
     assert_eq!(given, ["10.9.0.2", "10.9.0.4", "10.9.0.6"]);
+}
+
+#[test]
+fn a_part_of_a_pool_gives_its_own_addresses_only() {
+    let mut ipam = ipam(&["10.9.0.0/24"]);
+    let world = World::default();
+    let mut within = |part: &str| {
+        let owner = "docker".to_owned();
+        let part = Some(net(part));
+        let request =
+            AddressRequest { pool: "node-ipv4".to_owned(), address: None, part, owner, purpose: Purpose::Endpoint };
+        ipam.request_address(&request, true, world.holders(), Timestamp(0)).map(|address| address.to_string())
+    };
+    assert_eq!(within("10.9.0.64/29").unwrap(), "10.9.0.65");
+    assert_eq!(within("10.9.0.128/29").unwrap(), "10.9.0.129");
+    for last in 66..=70 {
+        assert_eq!(within("10.9.0.64/29").unwrap(), format!("10.9.0.{last}"));
+    }
+    assert_eq!(within("10.9.0.64/29"), Err(Rejected::PoolFull(net("10.9.0.64/29"))));
+    assert_eq!(within("10.9.0.128/29").unwrap(), "10.9.0.130");
+    for outside in ["10.8.0.0/24", "f00d::/64", "10.9.0.7/32", "255.255.255.255/32"] {
+        assert!(matches!(within(outside), Err(Rejected::BadRange { .. })), "{outside}");
+    }
 }
 
 #[test]

@@ -181,7 +181,8 @@ fn address_request(words: &[&str]) -> Option<AddressRequest> {
         Some(_) => return None,
     };
     let address = words.get(1).filter(|word| !word.contains('=')).map(|word| word.parse()).transpose().ok()?;
-    Some(AddressRequest { pool: (*words.first()?).to_owned(), address, owner: "docker".to_owned(), purpose })
+    let (pool, owner) = ((*words.first()?).to_owned(), "docker".to_owned());
+    Some(AddressRequest { pool, address, part: None, owner, purpose })
 }
 
 fn network(words: &[&str]) -> Option<Network> {
