@@ -161,11 +161,11 @@ __noinline int judge_flow(struct __sk_buff *skb, struct packet *p)
 			ct_remove(&key, v6);
 		return reason;
 	}
-	p->direction = directions(p);
 	due = side ? renew(&next, p, 1, fresh, skb->len, now) : renew(&next, p, 0, fresh, skb->len, now);
 	reason = ct_store(&key, &next, v6);
 	if (reason)
 		return reason;
+	p->direction = directions(p);
 	report_judged(skb, p, fresh, due);
 	return 0;
 }

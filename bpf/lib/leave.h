@@ -100,6 +100,7 @@ static __always_inline int leave_forward(struct __sk_buff *skb, struct packet *p
 {
 	const struct endpoint *to = endpoint_at(slot);
 
+	p->direction = DIRECTION_EGRESS; /* should it be dropped yet, that is this end's doing */
 	if (!slot) {
 		count(REASON_FORWARDED, DIRECTION_EGRESS, skb->len);
 		return TC_ACT_OK;

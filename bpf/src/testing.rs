@@ -9,6 +9,7 @@ pub mod packet;
 mod pins;
 pub mod structure;
 mod tap;
+pub mod verifier;
 
 pub use node::{Node, Options, Ran};
 pub use pins::Pins;

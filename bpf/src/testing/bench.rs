@@ -16,7 +16,7 @@ use aya::programs::{SchedClassifier, TestRun};
 use aya::{Ebpf, EbpfLoader, Pod, TestRunOptions};
 
 static SKELETON: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/skeleton.bpf.o"));
-static DRIVER: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/driver.bpf.o"));
+pub(super) static DRIVER: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/driver.bpf.o"));
 
 /// Conntrack size of both sides of the comparison.
 const FLOWS: u32 = 1 << 20;

@@ -8,11 +8,11 @@ use crate::abi;
 use crate::names::{knob, map, program};
 use anyhow::Context;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
-use aya::programs::{SchedClassifier, TestRun};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, ProgramArray, RingBuf};
+use aya::programs::{SchedClassifier, TcAttachType, TestRun, tc};
 use aya::{Ebpf, EbpfLoader, TestRunOptions};
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What differs from the programs as they stand.
 #[derive(Default)]
@@ -41,6 +41,8 @@ const ROOM: usize = 4096;
 pub struct Node {
     ebpf: Ebpf,
     taps: BTreeMap<u32, Tap>,
+    attached: BTreeSet<u32>,
+    cutter: Option<Ebpf>,
     _pins: Option<Pins>,
 }
 
@@ -84,7 +86,7 @@ impl Node {
             let program: &mut SchedClassifier = ebpf.program_mut(name).context(name)?.try_into()?;
             program.load().with_context(|| format!("load {name}"))?;
         }
-        Ok(Node { ebpf, taps: BTreeMap::new(), _pins: pins })
+        Ok(Node { ebpf, taps: BTreeMap::new(), attached: BTreeSet::new(), cutter: None, _pins: pins })
     }
 
     /// The loaded program.
@@ -201,22 +203,64 @@ impl Node {
 
     /// Runs a program once on the device of `slot`.
     pub fn run(&mut self, name: &str, slot: u32, from: u32, packet: &[u8]) -> anyhow::Result<Ran> {
-        let ifindex = abi::LXC_IFINDEX_BASE + slot;
-        if let Entry::Vacant(free) = self.taps.entry(slot) {
-            free.insert(Tap::new(ifindex)?);
-        }
+        let ifindex = self.device(slot)?;
         let mut out = vec![0; packet.len() + ROOM];
         let result = self
             .program(name)?
             .test_run(TestRunOptions {
                 data_in: Some(packet),
                 data_out: Some(&mut out),
-                ctx_in: Some(&context(ifindex, from)),
+                ctx_in: Some(&SkBuff { ifindex, ingress_ifindex: from, ..SkBuff::default() }.bytes()),
                 ..TestRunOptions::new()
             })
             .with_context(|| format!("run {name}"))?;
         out.truncate(result.data_size_out as usize);
         Ok(Ran { action: result.return_value as i32, packet: out })
+    }
+
+    /// The number of a slot's device, which is made when it is not there.
+    fn device(&mut self, slot: u32) -> anyhow::Result<u32> {
+        let ifindex = abi::LXC_IFINDEX_BASE + slot;
+        if let Entry::Vacant(free) = self.taps.entry(slot) {
+            free.insert(Tap::new(ifindex)?);
+        }
+        Ok(ifindex)
+    }
+
+    /// Runs a program on the first `length` bytes of a frame, be that in the middle of a header.
+    pub fn run_cut(&mut self, name: &str, slot: u32, from: u32, frame: &[u8], length: usize) -> anyhow::Result<i32> {
+        let ifindex = self.device(slot)?;
+        let subject = self.program(name)?.fd()?.try_clone()?;
+        if self.cutter.is_none() {
+            self.cutter = Some(cutter()?);
+        }
+        let cutter = self.cutter.as_mut().context("no cutter")?;
+        ProgramArray::try_from(cutter.map_mut("subject").context("no map of subjects")?)?.set(0, &subject, 0)?;
+        let program: &SchedClassifier = cutter.program("cut").context("no cutter")?.try_into()?;
+        let context = SkBuff { ifindex, ingress_ifindex: from, control: u32::try_from(length)? };
+        // Longer than any header, so that test_run finds no fault with it.
+        let mut padded = frame.to_vec();
+        padded.resize(frame.len().max(128), 0);
+        let options =
+            TestRunOptions { data_in: Some(&padded), ctx_in: Some(&context.bytes()), ..TestRunOptions::new() };
+        Ok(program.test_run(options).with_context(|| format!("run {name} on {length} bytes"))?.return_value as i32)
+    }
+
+    /// Lets a frame really arrive on the device of `slot`, where from_container is attached: of the frame only the first
+    /// `linear` bytes can be read in place, which test_run cannot make. The frame must be longer than a page.
+    pub fn arrive(&mut self, slot: u32, frame: &[u8], linear: u16) -> anyhow::Result<()> {
+        self.device(slot)?;
+        let tap = self.taps.get(&slot).context("no device")?;
+        let name = tap.name()?;
+        if self.attached.insert(slot) {
+            tap.up()?;
+            // Where there is no tcx (before 6.6) programs hang on this; where there is, it does no harm.
+            tc::qdisc_add_clsact(&name).context("add clsact")?;
+            let program: &mut SchedClassifier =
+                self.ebpf.program_mut(program::FROM_CONTAINER).context("no from_container")?.try_into()?;
+            program.attach(&name, TcAttachType::Ingress).context("attach from_container")?;
+        }
+        tap.send(frame, linear)
     }
 
     /// The clock of conntrack: the low 32 bits of jiffies.
@@ -226,14 +270,30 @@ impl Node {
     }
 }
 
-/// A `struct __sk_buff` as test_run takes it: only the devices are set.
-pub fn context(ifindex: u32, ingress_ifindex: u32) -> [u8; 44] {
-    const INGRESS_IFINDEX: usize = 36;
-    const IFINDEX: usize = 40;
-    let mut context = [0; 44];
-    context[INGRESS_IFINDEX..][..4].copy_from_slice(&ingress_ifindex.to_ne_bytes());
-    context[IFINDEX..][..4].copy_from_slice(&ifindex.to_ne_bytes());
-    context
+fn cutter() -> anyhow::Result<Ebpf> {
+    let mut cutter = Ebpf::load(super::bench::DRIVER).context("load the cutter")?;
+    let program: &mut SchedClassifier = cutter.program_mut("cut").context("no cutter")?.try_into()?;
+    program.load().context("load the cutter")?;
+    Ok(cutter)
+}
+
+/// The parts of a `struct __sk_buff` that test_run takes and that are of use here.
+#[derive(Default)]
+struct SkBuff {
+    ingress_ifindex: u32,
+    ifindex: u32,
+    /// cb[0]
+    control: u32,
+}
+
+impl SkBuff {
+    fn bytes(&self) -> [u8; 52] {
+        let mut bytes = [0; 52];
+        for (at, value) in [(36, self.ingress_ifindex), (40, self.ifindex), (48, self.control)] {
+            bytes[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+        }
+        bytes
+    }
 }
 
 /// The knob that puts slot 0 so that the loopback device is `slot`.

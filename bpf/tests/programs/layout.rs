@@ -1,0 +1,128 @@
+//! The structs of the compiled programs are those of `abi`: sizes and members by the object's own type information.
+
+use bpf::abi;
+use std::mem::size_of;
+
+/// Size, and every member with its offset, of a C struct.
+fn c_struct(name: &str) -> (usize, Vec<(String, usize)>) {
+    let types = types();
+    let found = types
+        .iter()
+        .find(|t| t["kind"] == "STRUCT" && t["name"] == name)
+        .unwrap_or_else(|| panic!("struct {name} is not in the object"));
+    let members = found["members"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| (m["name"].as_str().unwrap().to_owned(), m["bits_offset"].as_u64().unwrap() as usize / 8))
+        .collect();
+    (found["size"].as_u64().unwrap() as usize, members)
+}
+
+/// The object's BTF, read by bpftool, which has no part in building it.
+fn types() -> Vec<serde_json::Value> {
+    let directory = tempfile::tempdir().unwrap();
+    let object = directory.path().join("container.bpf.o");
+    std::fs::write(&object, bpf::CONTAINER).unwrap();
+    let output = std::process::Command::new("bpftool")
+        .args(["-j", "btf", "dump", "file"])
+        .arg(&object)
+        .output()
+        .expect("bpftool runs: install the package bpftool");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let dump: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    dump["types"].as_array().unwrap().clone()
+}
+
+macro_rules! twins {
+    ($($c:literal => $rust:ident { $($field:ident),* $(,)? }),* $(,)?) => {
+        [$(($c, size_of::<abi::$rust>(), vec![$((stringify!($field), std::mem::offset_of!(abi::$rust, $field))),*])),*]
+    };
+}
+
+#[test]
+fn every_struct_is_its_twin() {
+    let twins = twins! {
+        "endpoint" => Endpoint { policy, identity, ipv4, flags, pad0, ipv6, mac, node_mac, pad1 },
+        "policy_header" => PolicyHeader { id, identity, classes, pad },
+        "policy_key" => PolicyKey { policy, identity, port, protocol, class_direction },
+        "policy_entry" => PolicyEntry { flags, precedence, proxy_port, pad, packets, bytes },
+        "ipcache_key" => IpcacheKey { family, pad, address },
+        "ipcache_lpm_key" => IpcacheLpmKey { prefix, key },
+        "ipcache_entry" => IpcacheEntry { identity, slot, pad },
+        "ct4_key" => Ct4Key { a, b, pa, pb, protocol, asker, pad },
+        "ct6_key" => Ct6Key { a, b, pa, pb, protocol, asker, pad },
+        "ct_entry" => CtEntry {
+            stamp, slot, ipcache_generation, seen, flags, tcp_flags, pad, reported, packets, bytes
+        },
+        "frag4_key" => Frag4Key { source, destination, id, protocol, pad },
+        "frag6_key" => Frag6Key { source, destination, id, protocol, pad },
+        "frag_entry" => FragEntry { source_port, destination_port, seen },
+        "metric" => Metric { packets, bytes },
+        "runtime" => Runtime { ipcache_generation, monitor, pad },
+        "event" => Event {
+            timestamp, kind, reason, point, direction, ct_state, matched, family, protocol, source_identity,
+            destination_identity, source_slot, destination_slot, source_port, destination_port, ifindex, length,
+            captured, cpu, pad, packet
+        },
+    };
+    for (name, size, members) in twins {
+        let (c_size, c_members) = c_struct(name);
+        assert_eq!(size, c_size, "struct {name}");
+        let members: Vec<(String, usize)> = members.into_iter().map(|(n, o)| (n.to_owned(), o)).collect();
+        assert_eq!(members, c_members, "struct {name}");
+    }
+}
+
+#[test]
+fn a_flow_fills_whole_cache_lines() {
+    // The kernel's own part of a table entry is 48 bytes.
+    assert_eq!((48 + size_of::<abi::Ct4Key>() + size_of::<abi::CtEntry>()) % 64, 0);
+    assert_eq!(size_of::<abi::Endpoint>(), 64);
+    assert_eq!(size_of::<abi::Metric>(), 64);
+}
+
+#[test]
+fn drop_reasons_have_the_models_texts() {
+    for reason in [
+        abi::DROP_INVALID_SOURCE,
+        abi::DROP_POLICY_DENIED,
+        abi::DROP_INVALID_PACKET,
+        abi::DROP_CT_INVALID_HEADER,
+        abi::DROP_CT_UNKNOWN_PROTOCOL,
+        abi::DROP_UNSUPPORTED_L3,
+        abi::DROP_WRITE_ERROR,
+        abi::DROP_UNROUTABLE,
+        abi::DROP_NO_ENDPOINT,
+        abi::DROP_CT_INSERT_FAILED,
+        abi::DROP_INVALID_EXTENSION,
+        abi::DROP_UNKNOWN_CT_STATE,
+        abi::DROP_NO_POLICY,
+        abi::DROP_UNSUPPORTED_L2,
+        abi::DROP_ENCAPSULATION,
+        abi::DROP_UNKNOWN_SENDER,
+        abi::DROP_FRAGMENT_NOT_FOUND,
+        abi::DROP_FORBIDDEN_ICMP6,
+        abi::DROP_NO_PROXY,
+        abi::DROP_POLICY_DENY,
+    ] {
+        let reason = model::drop_reason::DropReason(u8::try_from(reason).unwrap());
+        assert!(reason.is_drop() && reason.text().is_some(), "{reason}");
+    }
+    assert_eq!(abi::DROP_POLICY_DENIED, u32::from(model::drop_reason::DropReason::POLICY_DENIED.0));
+}
+
+#[test]
+fn names_are_those_of_the_object() {
+    let object = aya_obj::Object::parse(bpf::CONTAINER).unwrap();
+    for name in bpf::names::map::ALL {
+        assert!(object.maps.contains_key(name), "map {name}");
+    }
+    let pinned: Vec<&String> = object.maps.keys().filter(|name| !name.starts_with('.')).collect();
+    assert_eq!(pinned.len(), bpf::names::map::ALL.len(), "{pinned:?}");
+    let mut programs: Vec<&String> = object.programs.keys().collect();
+    programs.sort();
+    let mut expected = bpf::names::program::ALL;
+    expected.sort_unstable();
+    assert_eq!(programs, expected);
+}
