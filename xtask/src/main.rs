@@ -4,6 +4,8 @@
 
 mod abi;
 mod bench_bpf;
+mod floorplan;
+mod verify;
 
 use clap::Parser;
 
@@ -15,11 +17,17 @@ enum Chore {
     Abi(abi::Args),
     /// Measure the eBPF programs beside their yardsticks (root).
     BenchBpf(bench_bpf::Args),
+    /// Check who imports whom.
+    Floorplan,
+    /// Load the eBPF programs and check how much the verifier goes through (root).
+    Verify,
 }
 
 fn main() -> anyhow::Result<()> {
     match Chore::parse() {
         Chore::Abi(args) => abi::run(&args),
         Chore::BenchBpf(args) => bench_bpf::run(&args),
+        Chore::Floorplan => floorplan::run(),
+        Chore::Verify => verify::run(),
     }
 }
