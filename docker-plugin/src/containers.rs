@@ -22,6 +22,8 @@ const JOIN_BOUND: Duration = Duration::from_millis(900);
 const AWAY_BOUND: Duration = Duration::from_millis(30);
 /// Pause between two questions at `Join`.
 const JOIN_PAUSE: Duration = Duration::from_millis(10);
+/// What the agent gets beyond the time that it is asked to keep to.
+const TELL_MARGIN: Duration = Duration::from_millis(100);
 /// What Docker gets when nobody waits.
 const LATER_BOUND: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -65,6 +67,21 @@ impl Resolver {
                 None
             }
         }
+    }
+
+    /// Tells the agent of the container and waits until the kernel enforces its identity, but not beyond `deadline`: what
+    /// is not told by then is told later.
+    pub(crate) async fn tell_in_time(&self, network: &str, endpoint: &str, container: Container, deadline: Instant) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let change = EndpointChange { wait_ms: u64::try_from(left.as_millis()).ok(), ..learnt(container) };
+        let told = tokio::time::timeout_at(deadline + TELL_MARGIN, self.agent.change_endpoint(endpoint, &change)).await;
+        let why = match told {
+            Ok(Ok(_)) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        tracing::warn!(endpoint, why, "the agent could not be told of a container: later");
+        self.later(network, endpoint);
     }
 
     /// Seeks the container of an endpoint until it is found or the endpoint is gone.

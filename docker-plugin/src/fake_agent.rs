@@ -37,6 +37,7 @@ pub(crate) struct World {
     requests: Vec<String>,
     /// How long requests with this text in their `METHOD path` take.
     slow: Option<(String, Duration)>,
+    slow_labels: Option<Duration>,
 }
 
 /// Ends with the value.
@@ -73,6 +74,11 @@ impl FakeAgent {
         self.world().requests.clone()
     }
 
+    /// From now on changes that tell labels take this long.
+    pub(crate) fn slow_labels(&self, by: Duration) {
+        self.world().slow_labels = Some(by);
+    }
+
     pub(crate) fn slow_down(&self, what: &str, by: Duration) {
         self.world().slow = Some((what.to_owned(), by));
     }
@@ -81,13 +87,18 @@ impl FakeAgent {
 async fn serve(request: Request<Incoming>, world: Arc<Mutex<World>>) -> Result<Response<Full<Bytes>>, Infallible> {
     let line = format!("{} {}", request.method(), request.uri().path());
     let body = request.into_body().collect().await.unwrap().to_bytes();
-    let slow = world.lock().unwrap().slow.clone().filter(|(what, _)| line.contains(what));
+    let slow = {
+        let world = world.lock().unwrap();
+        let tells_labels = String::from_utf8_lossy(&body).contains("container-labels");
+        let slow = world.slow.clone().filter(|(what, _)| line.contains(what)).map(|(_, by)| by);
+        slow.or(world.slow_labels.filter(|_| tells_labels))
+    };
     let answer = {
         let mut world = world.lock().unwrap();
         world.requests.push(line.clone());
         world.answer(&line, &body)
     };
-    if let Some((_, by)) = slow {
+    if let Some(by) = slow {
         tokio::time::sleep(by).await;
     }
     let (status, body) = match answer {

@@ -16,7 +16,7 @@ use crate::protocol::{
     CreateEndpoint, CreateNetwork, Discovery, EndpointOnly, GwAllocCheck, Interface, IpamData, Join, NetworkOnly, read,
 };
 use crate::refusal::Refusal;
-use api::endpoint::{Endpoint, EndpointCreate};
+use api::endpoint::{Endpoint, EndpointChange, EndpointCreate};
 use api::ipam::{Family, Pool};
 use api::network::{Network, Subnet};
 use serde_json::json;
@@ -25,10 +25,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// When at the latest `Join` is to be answered, whether or not the kernel enforces the identity by then: what is left of
-/// a call's bound after some time for the way.
+/// a call's bound is for the way.
 const JOIN_BOUND: Duration = Duration::from_millis(1_500);
-/// The least that the agent gets of it, however long the look-up of the container took.
-const LEAST_WAIT: Duration = Duration::from_millis(200);
 
 impl Plugin {
     pub(crate) fn network_capabilities(&self) -> Answer {
@@ -132,6 +130,9 @@ impl Plugin {
         }})))
     }
 
+    /// The agent is told of the sandbox while Docker is asked for the container, and then of the container. A container
+    /// that is not known, or whose identity is not enforced, in time is no reason to fail: the endpoint goes on as
+    /// `reserved:init` and is seen to later.
     pub(crate) async fn join(&self, body: &[u8]) -> Result<Answer, Refusal> {
         let began = Instant::now();
         let request: Join = read(body)?;
@@ -142,19 +143,21 @@ impl Plugin {
         }
         options::refuse_port_map(&request.options)?;
         let network = self.networks.get(network_id).await?;
-        let container = self.resolver.at_join(network_id, endpoint_id).await;
-        let known = container.is_some();
-        let mut change = container.map(crate::containers::learnt).unwrap_or_default();
-        change.sandbox = Some(request.sandbox_key);
-        let left = JOIN_BOUND.saturating_sub(began.elapsed()).max(LEAST_WAIT);
-        change.wait_ms = known.then(|| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
-        let changed = self.agent.change_endpoint(endpoint_id, &change).await?;
-        let endpoint = on_network(changed, network_id, endpoint_id)?;
-        if !known {
-            self.resolver.later(network_id, endpoint_id);
+        let (endpoint, container) =
+            tokio::try_join!(self.enter(network_id, endpoint_id, request.sandbox_key), async {
+                Ok(self.resolver.at_join(network_id, endpoint_id).await)
+            })?;
+        match container {
+            Some(container) => self.resolver.tell_in_time(network_id, endpoint_id, container, began + JOIN_BOUND).await,
+            None => self.resolver.later(network_id, endpoint_id),
         }
         let joined = routes::joined(&network, &endpoint);
         serde_json::to_value(joined).map(Answer::of).map_err(|_| Refusal::Broken)
+    }
+
+    async fn enter(&self, network: &str, endpoint: &str, sandbox: String) -> Result<Endpoint, Refusal> {
+        let change = EndpointChange { sandbox: Some(sandbox), ..EndpointChange::default() };
+        on_network(self.agent.change_endpoint(endpoint, &change).await?, network, endpoint)
     }
 
     /// The interface is still in the container: `DeleteEndpoint` follows and takes all away.

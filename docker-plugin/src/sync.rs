@@ -12,6 +12,7 @@ use api::docker::DockerEndpoints;
 use api::endpoint::EndpointChange;
 use bollard::models::{EventMessage, NetworkInspect};
 use futures::StreamExt;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -65,6 +66,7 @@ async fn follow_forever(plugin: &Plugin, config: &Config, stats: &CallStats) {
 async fn follow(plugin: &Plugin, config: &Config, docker: &Docker) -> String {
     let mut events = std::pin::pin!(docker.events());
     let (mut next, mut settled) = (Instant::now(), false);
+    let mut told = BTreeSet::new();
     loop {
         tokio::select! {
             biased;
@@ -73,7 +75,7 @@ async fn follow(plugin: &Plugin, config: &Config, docker: &Docker) -> String {
                 Some(Err(error)) => return error.to_string(),
                 None => return "its events ended".to_owned(),
             },
-            () = tokio::time::sleep_until(next) => match sync(plugin, docker).await {
+            () = tokio::time::sleep_until(next) => match sync(plugin, docker, &mut told).await {
                 Ok(()) => {
                     next = Instant::now() + if settled { config.sync_every } else { SETTLE };
                     settled = true;
@@ -109,7 +111,8 @@ async fn rename(plugin: &Plugin, container: &str, name: &str) -> Result<(), Refu
     Ok(())
 }
 
-async fn sync(plugin: &Plugin, docker: &Docker) -> Result<(), SyncError> {
+/// `told`: endpoints that the operator was told of already.
+async fn sync(plugin: &Plugin, docker: &Docker, told: &mut BTreeSet<String>) -> Result<(), SyncError> {
     let ours = read_networks(docker).await?;
     learn_unknown(plugin, &ours).await?;
     let attached: Vec<(&str, Attachment)> = ours
@@ -123,7 +126,7 @@ async fn sync(plugin: &Plugin, docker: &Docker) -> Result<(), SyncError> {
     plugin.agent.put_docker_endpoints(&all).await?;
     // The agent may have forgotten networks just now.
     plugin.networks.refresh().await?;
-    compare_containers(plugin, docker, &attached).await?;
+    compare_containers(plugin, docker, &attached, told).await?;
     tracing::debug!(networks = ours.len(), endpoints = attached.len(), "Docker's list is compared");
     Ok(())
 }
@@ -157,6 +160,7 @@ async fn compare_containers(
     plugin: &Plugin,
     docker: &Docker,
     attached: &[(&str, Attachment)],
+    told: &mut BTreeSet<String>,
 ) -> Result<(), SyncError> {
     let endpoints = plugin.agent.endpoints().await?;
     for (network, Attachment { endpoint_id, name, .. }) in attached {
@@ -164,11 +168,13 @@ async fn compare_containers(
             Some(endpoint) if endpoint.container_id.is_none() => plugin.resolver.later(network, endpoint_id),
             Some(_) => {}
             // It may have gone since the list was read.
-            None if docker.container_of(network, endpoint_id).await?.is_some() => {
-                let (endpoint, container) = (endpoint_id, name);
-                tracing::warn!(endpoint, container, "Docker has an endpoint that the agent does not know: restart it");
+            None => {
+                let there = docker.container_of(network, endpoint_id).await?.is_some();
+                if there && told.insert(endpoint_id.clone()) {
+                    let (endpoint, container) = (endpoint_id, name);
+                    tracing::warn!(endpoint, container, "unknown to the agent: restart the container to connect it");
+                }
             }
-            None => {}
         }
     }
     Ok(())

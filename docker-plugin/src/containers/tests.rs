@@ -18,10 +18,12 @@ async fn an_endpoint_joins_with_its_containers_labels() {
     rig.endpoint("10.1.0.7/32", "", "").await.unwrap();
     docker.attach(NETWORK, ENDPOINT, &format!("ep-{ENDPOINT}"), app1());
     rig.join().await.unwrap();
-    let (_, change) = agent.world().changes[0].clone();
+    let changes = agent.world().changes.clone();
+    assert!(changes.iter().any(|(_, change)| change.sandbox.is_some()));
+    let (_, change) = changes.last().unwrap().clone();
     assert_eq!((change.container_id.as_deref(), change.container_name.as_deref()), (Some("c0ffee"), Some("app1")));
     assert_eq!(change.container_labels.unwrap()["id"], "app1");
-    assert!(change.sandbox.is_some() && change.wait_ms.is_some());
+    assert!(change.wait_ms.is_some());
     assert_eq!(rig.stats.calls().last().unwrap().errors, 0);
 }
 
@@ -61,6 +63,21 @@ async fn a_docker_that_falls_silent_holds_no_join_up() {
     docker.world().mute = true;
     rig.join().await.unwrap();
     assert!(agent.world().changes[0].1.container_labels.is_none());
+}
+
+#[tokio::test]
+async fn an_agent_that_is_slow_to_enforce_fails_no_join() {
+    let (rig, agent) = Rig::with_agent();
+    let docker = rig.start_docker();
+    eventually("Docker to be found", || docker.followed()).await;
+    rig.network(false).await;
+    rig.endpoint("10.1.0.7/32", "", "").await.unwrap();
+    docker.attach(NETWORK, ENDPOINT, &format!("ep-{ENDPOINT}"), app1());
+    agent.slow_labels(Duration::from_secs(3));
+    rig.join().await.unwrap();
+    // It is told once more, in case it did not hear.
+    let told = || agent.world().changes.iter().filter(|(_, change)| change.container_id.is_some()).count();
+    eventually("the container to be told again", || told() > 1).await;
 }
 
 #[tokio::test]
