@@ -88,6 +88,15 @@ pub enum Reply {
     Endpoint(EndpointId),
 }
 
+/// How much of the outputs is to be made anew.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Dirty {
+    Nothing,
+    /// How far the kernel is with each endpoint: what it reports after each round.
+    Lives,
+    Tables,
+}
+
 /// All tables of a node.
 #[derive(Debug)]
 pub struct State {
@@ -111,8 +120,8 @@ pub struct State {
     rewrite_records: bool,
     /// Time of the last input.
     now: Timestamp,
-    /// Whether there was an input since `outputs` were made.
-    dirty: bool,
+    /// What the inputs since `outputs` were made may have changed.
+    dirty: Dirty,
     outputs: Arc<Outputs>,
 }
 
@@ -141,7 +150,7 @@ impl State {
             shared: Ledger::default(),
             rewrite_records: false,
             now: Timestamp::default(),
-            dirty: true,
+            dirty: Dirty::Tables,
             outputs: Arc::default(),
             config,
         })
@@ -151,7 +160,7 @@ impl State {
     /// the view.
     pub fn apply(&mut self, input: Input, now: Timestamp) -> Result<Reply, Rejected> {
         self.now = now;
-        self.dirty = true;
+        self.dirty = self.dirty.max(if matches!(input, Input::Datapath(_)) { Dirty::Lives } else { Dirty::Tables });
         self.take_in(input, now)
     }
 }

@@ -121,7 +121,7 @@ pub(crate) fn names_endpoint(
 }
 
 /// An endpoint with its story so far.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointView {
     pub id: EndpointId,
     pub docker_endpoint_id: String,

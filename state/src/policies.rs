@@ -166,6 +166,11 @@ impl Policies {
         self.maps.clone()
     }
 
+    /// The policy map of a subject, as it was resolved last.
+    pub(crate) fn map(&self, subject: Identity) -> Option<&PolicyMap> {
+        self.maps.get(&subject).map(Arc::as_ref)
+    }
+
     /// Whether the rules, or what is said of them, changed since the last call.
     pub(crate) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)

@@ -1,11 +1,10 @@
 //! Makes the snapshot: puts the tables together, tells the endpoints what they wait for, and writes the records of what
 //! changed. What each part says is decided in the files of the parts.
 
-use crate::State;
 use crate::endpoints::{Awaited, Endpoint, Realised};
 use crate::ledger::{Entries, Object};
 use crate::outputs::Outputs;
-use crate::{records, shared};
+use crate::{Dirty, State, records, shared};
 use model::desired::Datapath;
 use model::{EndpointId, Identity};
 use std::collections::BTreeSet;
@@ -21,16 +20,32 @@ struct Changes {
 impl State {
     /// The snapshot after all inputs so far; the same `Arc` as last time when nothing changed.
     pub fn outputs(&mut self) -> Arc<Outputs> {
-        if !std::mem::take(&mut self.dirty) {
-            return self.outputs.clone();
-        }
         let old = self.outputs.clone();
         let revision = old.revision + 1;
+        let new = match std::mem::replace(&mut self.dirty, Dirty::Nothing) {
+            Dirty::Nothing => return old,
+            Dirty::Lives => self.with_lives(&old),
+            Dirty::Tables => self.with_tables(&old, revision),
+        };
+        if !is_same(&old, &new) {
+            self.outputs = Arc::new(Outputs { revision, ..new });
+        }
+        self.outputs.clone()
+    }
+
+    /// The old snapshot, but for what the kernel's report changes.
+    fn with_lives(&mut self, old: &Outputs) -> Outputs {
+        let datapath = old.datapath.as_deref();
+        self.conclude_lives(datapath, datapath);
+        Outputs { view: self.view_of_lives(&old.view), ..old.clone() }
+    }
+
+    fn with_tables(&mut self, old: &Outputs, revision: u64) -> Outputs {
         let rows = self.ip_rows();
         let identities_changed = self.identities.take_changed();
         let subjects: BTreeSet<Identity> = self.endpoints.iter().map(|endpoint| endpoint.identity).collect();
         let policies = self.policies.resolve(&self.identities, identities_changed, &subjects);
-        let mut new = Outputs::clone(&old);
+        let mut new = old.clone();
         if self.is_publishable() {
             new.datapath = Some(kept_or_newer(old.datapath.as_ref(), self.datapath(&rows, &policies), revision));
         }
@@ -44,12 +59,8 @@ impl State {
         }
         new.wanted_identities = self.wanted_identities(&old.wanted_identities);
         new.names = self.names(&old.names);
-        new.view = self.view(&old.view, rows, &policies);
-        if !is_same(&old, &new) {
-            new.revision = revision;
-            self.outputs = Arc::new(new);
-        }
-        self.outputs.clone()
+        new.view = self.view(&old.view, rows);
+        new
     }
 
     /// Tells each endpoint what it waits for, and how far the kernel is.

@@ -7,7 +7,7 @@ use crate::ipam::{Allocation, Pool};
 use crate::outputs::{AddressView, EndpointView, IdentityView, IpRow, PoolView, View};
 use ipnetwork::IpNetwork;
 use model::desired::Names;
-use model::{EndpointId, Identity, Label, Labels, PolicyMap, labels};
+use model::{EndpointId, Identity, Label, Labels, labels};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,22 +19,9 @@ pub(crate) fn keep<T: PartialEq>(old: &Arc<T>, new: T) -> Arc<T> {
 
 impl State {
     /// The view after `old`.
-    pub(crate) fn view(
-        &self,
-        old: &Arc<View>,
-        rows: BTreeMap<IpNetwork, IpRow>,
-        policies: &BTreeMap<Identity, Arc<PolicyMap>>,
-    ) -> Arc<View> {
-        let endpoints = self.endpoints.iter().map(|endpoint| {
-            let view = self.endpoint_view(endpoint, policies);
-            let view = match old.endpoints.get(&endpoint.id) {
-                Some(old) => keep(old, view),
-                None => Arc::new(view),
-            };
-            (endpoint.id, view)
-        });
+    pub(crate) fn view(&self, old: &Arc<View>, rows: BTreeMap<IpNetwork, IpRow>) -> Arc<View> {
         let view = View {
-            endpoints: keep(&old.endpoints, endpoints.collect()),
+            endpoints: self.endpoint_views(old),
             identities: keep(&old.identities, self.identity_views()),
             ips: keep(&old.ips, rows),
             pools: keep(&old.pools, self.ipam.pools().map(|pool| (pool.id.clone(), self.pool_view(pool))).collect()),
@@ -45,6 +32,15 @@ impl State {
             bad_records: keep(&old.bad_records, self.bad_records()),
         };
         keep(old, view)
+    }
+
+    /// The view after `old`, if only the lives of endpoints went on.
+    pub(crate) fn view_of_lives(&self, old: &Arc<View>) -> Arc<View> {
+        let endpoints = self.endpoint_views(old);
+        if Arc::ptr_eq(&endpoints, &old.endpoints) {
+            return old.clone();
+        }
+        Arc::new(View { endpoints, ..View::clone(old) })
     }
 
     pub(crate) fn names(&self, old: &Arc<Names>) -> Arc<Names> {
@@ -77,8 +73,20 @@ impl State {
         }
     }
 
-    fn endpoint_view(&self, endpoint: &Endpoint, policies: &BTreeMap<Identity, Arc<PolicyMap>>) -> EndpointView {
-        let policy = policies.get(&endpoint.identity);
+    fn endpoint_views(&self, old: &View) -> Arc<BTreeMap<EndpointId, Arc<EndpointView>>> {
+        let views = self.endpoints.iter().map(|endpoint| {
+            let view = self.endpoint_view(endpoint);
+            let view = match old.endpoints.get(&endpoint.id) {
+                Some(old) => keep(old, view),
+                None => Arc::new(view),
+            };
+            (endpoint.id, view)
+        });
+        keep(&old.endpoints, views.collect())
+    }
+
+    fn endpoint_view(&self, endpoint: &Endpoint) -> EndpointView {
+        let policy = self.policies.map(endpoint.identity);
         let (gateway4, gateway6) = self.gateways_of(endpoint);
         EndpointView {
             id: endpoint.id,
