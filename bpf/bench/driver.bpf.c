@@ -6,7 +6,6 @@
 #include "../lib/kernel.h"
 
 #include <linux/if_ether.h>
-#include <linux/ip.h>
 #include <linux/pkt_cls.h>
 
 volatile const __u32 flows = 1; /* picked from at random */
@@ -17,6 +16,8 @@ volatile const __u32 tcp_flags = 0x10;
 volatile const __u32 fresh = 0; /* 1: every packet is of a flow never seen before */
 volatile const __u32 reply = 0; /* 1: packets go from the called side to the caller */
 volatile const __u32 vary_address = 0; /* 1: flows differ by source address in place of ports */
+volatile const __u32 ipv6 = 0; /* 1: the same in IPv6, the addresses behind PREFIX6 */
+#define PREFIX6 0xf00d0000
 
 __u64 random_state = 88172645463325252ULL;
 __u64 fresh_state = 0;
@@ -38,22 +39,40 @@ static __always_inline __u32 next_flow(void)
 	return ((random_state >> 32) * (__u64)flows) >> 32;
 }
 
+/* Behind the Ethernet header: the network header, from one address to another. */
+static __always_inline void *write_ipv4(__be32 *ip, __be32 from, __be32 to)
+{
+	ip[0] = bpf_htonl(0x45000000 | 186);
+	ip[1] = bpf_htonl(0x12344000);
+	ip[2] = bpf_htonl(0x40060000);
+	ip[3] = from;
+	ip[4] = to;
+	return ip + 5;
+}
+
+static __always_inline void *write_ipv6(__be32 *ip, __be32 from, __be32 to)
+{
+	ip[0] = bpf_htonl(0x60000000);
+	ip[1] = bpf_htonl(146 << 16 | 0x0640);
+	ip[2] = ip[6] = bpf_htonl(PREFIX6);
+	ip[3] = ip[4] = ip[7] = ip[8] = 0;
+	ip[5] = from;
+	ip[9] = to;
+	return ip + 10;
+}
+
 static __always_inline void write_packet(__u8 *frame, __u32 flow)
 {
 	struct ethhdr *eth = (void *)frame;
-	struct iphdr *ip = (void *)(eth + 1);
-	__be16 *tcp = (void *)(ip + 1);
 	__be16 caller = vary_address ? bpf_htons(1024) : (__be16)flow;
 	__be16 called = bpf_htons(port + (vary_address ? 0 : flow >> 16));
 	__be32 from = vary_address ? bpf_htonl(__builtin_bswap32(source) + flow) : source;
+	__be32 sender = reply ? destination : from, receiver = reply ? from : destination;
+	__be16 *tcp;
 
 	memset(eth, 2, 12);
-	eth->h_proto = bpf_htons(ETH_P_IP);
-	*(__be32 *)ip = bpf_htonl(0x45000000 | 186);
-	*((__be32 *)ip + 1) = bpf_htonl(0x12344000);
-	*((__be32 *)ip + 2) = bpf_htonl(0x40060000);
-	ip->saddr = reply ? destination : from;
-	ip->daddr = reply ? from : destination;
+	eth->h_proto = bpf_htons(ipv6 ? ETH_P_IPV6 : ETH_P_IP);
+	tcp = ipv6 ? write_ipv6((void *)(eth + 1), sender, receiver) : write_ipv4((void *)(eth + 1), sender, receiver);
 	tcp[0] = reply ? called : caller;
 	tcp[1] = reply ? caller : called;
 	*(__be32 *)(tcp + 6) = bpf_htonl(0x50000200 | tcp_flags << 16);
@@ -63,7 +82,7 @@ SEC("classifier/driver") int driver(struct __sk_buff *skb)
 {
 	void *frame = packet_start(skb);
 
-	if (frame + 54 > packet_end(skb))
+	if (frame + 74 > packet_end(skb))
 		return TC_ACT_SHOT;
 	write_packet(frame, next_flow());
 	bpf_tail_call(skb, &subject, 0);

@@ -73,10 +73,8 @@ __noinline int arp_from_container(struct __sk_buff *skb, struct packet *p)
 	if (arp_address(arp.sender) != ep->ipv4 && (arp_address(arp.sender) || arp.operation != bpf_htons(ARP_REQUEST)))
 		return drop(skb, p, DROP_INVALID_SOURCE);
 	target = arp_address(arp.target);
-	if (arp.operation == bpf_htons(ARP_REPLY) || target == ep->ipv4) {
-		count(REASON_FORWARDED, DIRECTION_EGRESS, skb->len);
-		return TC_ACT_OK;
-	}
+	if (arp.operation == bpf_htons(ARP_REPLY) || target == ep->ipv4)
+		return deliver_to_stack(skb);
 	memcpy(arp.to, ep->mac, ETH_ALEN);
 	memcpy(arp.from, ep->node_mac, ETH_ALEN);
 	arp.operation = bpf_htons(ARP_REPLY);

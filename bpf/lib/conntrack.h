@@ -91,14 +91,6 @@ static __always_inline __u32 ct_store(const union ct_key *key, const struct ct_e
 	return err ? DROP_CT_INSERT_FAILED : 0;
 }
 
-static __always_inline void ct_remove(const union ct_key *key, bool v6)
-{
-	if (v6)
-		bpf_map_delete_elem(&cilium_ct6_global, &key->v6);
-	else
-		bpf_map_delete_elem(&cilium_ct4_global, &key->v4);
-}
-
 static __always_inline __u32 ct_opener(const struct ct_entry *entry)
 {
 	return entry->flags & CT_OPENED_BY_B;

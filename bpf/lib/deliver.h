@@ -27,6 +27,13 @@ static __always_inline bool take_hop6(struct ipv6hdr *ip)
 	return true;
 }
 
+/* What leaves a container for elsewhere; the stack routes it. */
+static __always_inline int deliver_to_stack(struct __sk_buff *skb)
+{
+	count(REASON_FORWARDED, DIRECTION_EGRESS, skb->len);
+	return TC_ACT_OK;
+}
+
 /*
  * Straight into the other container, past the host's stack. With no hop left the stack gets it instead: it answers with
  * the ICMP error, which comes back to the sender as related to its flow.
@@ -40,9 +47,10 @@ static __always_inline int deliver_local(struct __sk_buff *skb, struct packet *p
 	if (ip + (v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) > packet_end(skb))
 		return drop(skb, p, DROP_INVALID_PACKET);
 	if (unlikely(!(v6 ? take_hop6(ip) : take_hop4(ip))))
-		return TC_ACT_OK;
+		return deliver_to_stack(skb);
 	memcpy(eth->h_dest, to->mac, ETH_ALEN);
 	memcpy(eth->h_source, to->node_mac, ETH_ALEN);
+	count(REASON_FORWARDED, DIRECTION_EGRESS | DIRECTION_INGRESS, skb->len);
 	return bpf_redirect_peer(ifindex_of_slot(slot), 0);
 }
 

@@ -155,12 +155,13 @@ __noinline int judge_flow(struct __sk_buff *skb, struct packet *p)
 		next = *entry;
 	}
 	reason = judge(p, forward, skb->len);
-	if (reason) {
-		/* A refused SYN of its own says nothing against the flow whose ports it has. */
-		if (!fresh)
-			ct_remove(&key, v6);
+	/*
+	 * The entry of a refused flow stays: its stamps are not those of today, so every further packet of both directions
+	 * comes here, and is judged in the direction in which the flow was opened. Without the entry the next packet of the
+	 * called end would open a flow of its own, and the refused end's packets would pass as replies to it.
+	 */
+	if (reason)
 		return reason;
-	}
 	due = side ? renew(&next, p, 1, fresh, skb->len, now) : renew(&next, p, 0, fresh, skb->len, now);
 	reason = ct_store(&key, &next, v6);
 	if (reason)

@@ -64,12 +64,7 @@ static __always_inline int leave_established(struct __sk_buff *skb, struct packe
 	if (unlikely((ct_touch(entry, p, side, skb->len, now) && run->monitor == MONITOR_MEDIUM) ||
 		     run->monitor >= MONITOR_ALL))
 		leave_report(skb, p, entry, side);
-	if (!to) {
-		count(REASON_FORWARDED, DIRECTION_EGRESS, skb->len);
-		return TC_ACT_OK;
-	}
-	count(REASON_FORWARDED, DIRECTION_EGRESS | DIRECTION_INGRESS, skb->len);
-	return deliver_local(skb, p, to, slot, v6);
+	return to ? deliver_local(skb, p, to, slot, v6) : deliver_to_stack(skb);
 }
 
 /* Who the destination is. 0, or the reason to drop. */
@@ -101,13 +96,10 @@ static __always_inline int leave_forward(struct __sk_buff *skb, struct packet *p
 	const struct endpoint *to = endpoint_at(slot);
 
 	p->direction = DIRECTION_EGRESS; /* should it be dropped yet, that is this end's doing */
-	if (!slot) {
-		count(REASON_FORWARDED, DIRECTION_EGRESS, skb->len);
-		return TC_ACT_OK;
-	}
+	if (!slot)
+		return deliver_to_stack(skb);
 	if (!to)
 		return drop(skb, p, DROP_UNROUTABLE);
-	count(REASON_FORWARDED, DIRECTION_EGRESS | DIRECTION_INGRESS, skb->len);
 	return is_ipv6(p) ? deliver_local(skb, p, to, slot, true) : deliver_local(skb, p, to, slot, false);
 }
 

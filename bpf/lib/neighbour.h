@@ -121,8 +121,7 @@ __noinline int neighbour_from_container(struct __sk_buff *skb, struct packet *p)
 	if (nd.type == ND_ADVERTISEMENT && !endpoint_has6(ep, &nd.target) &&
 	    !(is_link_local(&nd.target) && same_address(&p->source, &nd.target)))
 		return drop(skb, p, DROP_INVALID_SOURCE);
-	count(REASON_FORWARDED, DIRECTION_EGRESS, skb->len);
-	return TC_ACT_OK;
+	return deliver_to_stack(skb);
 }
 
 #endif

@@ -13,3 +13,4 @@ pub mod verifier;
 
 pub use node::{Node, Options, Ran};
 pub use pins::Pins;
+pub use tap::Arrival;

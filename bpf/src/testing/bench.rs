@@ -68,11 +68,20 @@ struct Traffic {
     fresh: bool,
     reply: bool,
     vary_address: bool,
+    ipv6: bool,
 }
 
 impl Traffic {
     fn established(flows: u32) -> Traffic {
-        Traffic { flows, port: fixture::PORT, tcp_flags: ACK, fresh: false, reply: false, vary_address: false }
+        Traffic {
+            flows,
+            port: fixture::PORT,
+            tcp_flags: ACK,
+            fresh: false,
+            reply: false,
+            vary_address: false,
+            ipv6: false,
+        }
     }
 }
 
@@ -90,6 +99,7 @@ impl Driver {
             .override_global("fresh", &u32::from(traffic.fresh), true)
             .override_global("reply", &u32::from(traffic.reply), true)
             .override_global("vary_address", &u32::from(traffic.vary_address), true)
+            .override_global("ipv6", &u32::from(traffic.ipv6), true)
             .override_global("source", &source, true)
             .override_global("destination", &destination, true)
             .load(DRIVER)
@@ -173,6 +183,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<Report> {
     }
     let mut bench = Bench::new(settings.runs)?;
     bench.established()?;
+    bench.established_ipv6()?;
     bench.new_flows()?;
     bench.denied()?;
     bench.look_ups()?;
@@ -210,7 +221,7 @@ impl Bench {
         let node = |slot| {
             Node::new(&Options {
                 knobs: vec![loopback_is(slot)],
-                sizes: vec![(map::CT4, FLOWS), (map::EVENTS, EVENT_BYTES)],
+                sizes: vec![(map::CT4, FLOWS), (map::CT6, FLOWS), (map::EVENTS, EVENT_BYTES)],
                 pins: Some(pins.path()),
             })
         };
@@ -249,14 +260,14 @@ impl Bench {
     }
 
     /// Every flow once in both directions, so that all of them are there and established.
-    fn warm(&mut self, flows: u32) -> anyhow::Result<()> {
+    fn warm(&mut self, flows: u32, ipv6: bool) -> anyhow::Result<()> {
         for (tcp_flags, reply) in [(SYN, false), (SYN | ACK, true), (ACK, false), (ACK, true)] {
-            let traffic = Traffic { tcp_flags, reply, fresh: true, ..Traffic::established(flows) };
+            let traffic = Traffic { tcp_flags, reply, ipv6, fresh: true, ..Traffic::established(flows) };
             let mut driver = Driver::new(&traffic)?;
             let node = if reply { &self.backward } else { &self.forward };
             let (_, action) = driver.run(Some(node.program(program::FROM_CONTAINER)?), flows)?;
             anyhow::ensure!(action == super::node::ACT_REDIRECT, "action {action} while warming up");
-            if !reply {
+            if !reply && !ipv6 {
                 Driver::new(&traffic)?.run(Some(classifier(&self.yardstick.0, "skeleton")?), flows)?;
             }
             self.drain()?;
@@ -278,7 +289,7 @@ impl Bench {
 
     fn established(&mut self) -> anyhow::Result<()> {
         for (flows, packets) in [(1, 500_000), (60_000, 600_000), (300_000, 600_000)] {
-            self.warm(flows)?;
+            self.warm(flows, false)?;
             let mut ahead = Driver::new(&Traffic::established(flows))?;
             let mut back = Driver::new(&Traffic { reply: true, ..Traffic::established(flows) })?;
             let mut times: [Vec<f64>; 5] = Default::default();
@@ -306,6 +317,33 @@ impl Bench {
             self.push("established", "S", flows, skeleton, None);
             self.push("established", "from_container", flows, ours, Some(skeleton.0));
             self.push("reply, beside forward", "from_container", flows, summary(reply, back_floor), Some(ours.0));
+        }
+        Ok(())
+    }
+
+    /// S knows no IPv6: beside our own IPv4.
+    fn established_ipv6(&mut self) -> anyhow::Result<()> {
+        for (flows, packets) in [(1, 500_000), (60_000, 600_000), (300_000, 600_000)] {
+            self.warm(flows, true)?;
+            let mut driver = Driver::new(&Traffic { ipv6: true, ..Traffic::established(flows) })?;
+            let mut times: [Vec<f64>; 2] = Default::default();
+            for round in 0..=self.runs {
+                let floor = driver.run(None, packets)?;
+                let ours = driver.run(Some(self.forward.program(program::FROM_CONTAINER)?), packets)?;
+                self.drain_timed()?;
+                anyhow::ensure!(ours.1 == super::node::ACT_REDIRECT, "action {} in place of a redirect", ours.1);
+                if round > 0 {
+                    times.iter_mut().zip([floor, ours]).for_each(|(times, (time, _))| times.push(time));
+                }
+            }
+            let [floor, ours] = times;
+            let ours = summary(ours, summary(floor, 0.0).0);
+            let ipv4 = self
+                .rows
+                .iter()
+                .find(|row| row.situation == "established" && row.subject == "from_container" && row.flows == flows);
+            let beside = ipv4.map(|row| row.median);
+            self.push("established IPv6, beside IPv4", "from_container", flows, ours, beside);
         }
         Ok(())
     }

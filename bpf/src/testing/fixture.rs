@@ -4,7 +4,7 @@
 
 use super::node::Node;
 use crate::abi;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
 pub const CALLER: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
@@ -21,6 +21,11 @@ const CALLED_POLICY: u32 = 12;
 /// Identities and addresses beside the two, so that tables are not empty.
 const OTHERS: u32 = 1000;
 
+/// The IPv6 address that belongs to an IPv4 one; the driver makes the same.
+pub fn in_ipv6(address: Ipv4Addr) -> Ipv6Addr {
+    Ipv6Addr::from(0xf00d_0000_u128 << 96 | u128::from(u32::from(address)))
+}
+
 pub fn ports() -> Range<u32> {
     PORT..PORT + 200
 }
@@ -31,14 +36,12 @@ pub fn fill(node: &mut Node) -> anyhow::Result<()> {
         [(CALLER_SLOT, CALLER, CALLER_IDENTITY, CALLER_POLICY), (CALLED_SLOT, CALLED, CALLED_IDENTITY, CALLED_POLICY)]
     {
         node.set_endpoint(slot, endpoint(address, identity, policy))?;
-        node.set_ipcache(
-            ipcache_key(address),
-            32,
-            abi::IpcacheEntry { identity, slot: u16::try_from(slot)?, ..Default::default() },
-        )?;
+        let entry = abi::IpcacheEntry { identity, slot: u16::try_from(slot)?, ..Default::default() };
+        node.set_ipcache(ipcache_key(address.into()), 32, entry)?;
+        node.set_ipcache(ipcache_key(in_ipv6(address).into()), 128, entry)?;
     }
     for n in 0..OTHERS {
-        let key = ipcache_key(Ipv4Addr::from(0x0a80_0000 + n * 7));
+        let key = ipcache_key(Ipv4Addr::from(0x0a80_0000 + n * 7).into());
         node.set_ipcache(key, 32, abi::IpcacheEntry { identity: 3000 + n, ..Default::default() })?;
     }
     for (policy, subject, peer, direction) in [
@@ -64,6 +67,7 @@ fn endpoint(address: Ipv4Addr, identity: u32, policy: u32) -> abi::Endpoint {
         policy,
         identity,
         ipv4: address.into(),
+        ipv6: in_ipv6(address).octets(),
         flags: abi::ENDPOINT_VALID as u16,
         mac: [2, 0, 0, 0, 0, 1],
         node_mac: [2, 0, 0, 0, 0, 2],
@@ -71,9 +75,18 @@ fn endpoint(address: Ipv4Addr, identity: u32, policy: u32) -> abi::Endpoint {
     }
 }
 
-fn ipcache_key(address: Ipv4Addr) -> abi::IpcacheKey {
-    let mut key = abi::IpcacheKey { family: abi::FAMILY_IPV4 as u8, ..Default::default() };
-    key.address[..4].copy_from_slice(&address.octets());
+fn ipcache_key(address: IpAddr) -> abi::IpcacheKey {
+    let mut key = abi::IpcacheKey::default();
+    match address {
+        IpAddr::V4(address) => {
+            key.family = abi::FAMILY_IPV4 as u8;
+            key.address[..4].copy_from_slice(&address.octets());
+        }
+        IpAddr::V6(address) => {
+            key.family = abi::FAMILY_IPV6 as u8;
+            key.address = address.octets();
+        }
+    }
     key
 }
 

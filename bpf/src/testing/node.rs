@@ -3,7 +3,7 @@
 //! Owns loading, running and reading back; packets are made in `packet`.
 
 use super::pins::Pins;
-use super::tap::{self, Tap};
+use super::tap::{self, Arrival, Tap};
 use crate::abi;
 use crate::names::{knob, map, program};
 use anyhow::Context;
@@ -246,9 +246,9 @@ impl Node {
         Ok(program.test_run(options).with_context(|| format!("run {name} on {length} bytes"))?.return_value as i32)
     }
 
-    /// Lets a frame really arrive on the device of `slot`, where from_container is attached: of the frame only the first
-    /// `linear` bytes can be read in place, which test_run cannot make. The frame must be longer than a page.
-    pub fn arrive(&mut self, slot: u32, frame: &[u8], linear: u16) -> anyhow::Result<()> {
+    /// Lets a frame really arrive on the device of `slot`, where from_container is attached, in a form that test_run
+    /// cannot give it. What became of it is seen in counters and events.
+    pub fn arrive(&mut self, slot: u32, frame: &[u8], arrival: Arrival) -> anyhow::Result<()> {
         self.device(slot)?;
         let tap = self.taps.get(&slot).context("no device")?;
         let name = tap.name()?;
@@ -260,7 +260,7 @@ impl Node {
                 self.ebpf.program_mut(program::FROM_CONTAINER).context("no from_container")?.try_into()?;
             program.attach(&name, TcAttachType::Ingress).context("attach from_container")?;
         }
-        tap.send(frame, linear)
+        tap.send(frame, arrival)
     }
 
     /// The clock of conntrack: the low 32 bits of jiffies.

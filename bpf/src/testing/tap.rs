@@ -13,6 +13,18 @@ const TUNSETIFINDEX: libc::Ioctl = 0x4004_54da;
 /// Bytes of `struct virtio_net_hdr`, which stands before each frame.
 const FRAME_HEADER: usize = 10;
 
+/// `VIRTIO_NET_HDR_F_NEEDS_CSUM`: a checksum is still to be written.
+const NEEDS_CHECKSUM: u8 = 1;
+
+/// How the kernel is to hold a frame that arrives.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Arrival {
+    /// How many bytes can be read in place; of a frame shorter than a page all of them can.
+    pub linear: u16,
+    /// Where the bytes start whose checksum is still to be written; a program cannot cut the packet before that.
+    pub unfinished_checksum: Option<u16>,
+}
+
 /// Exists until it is dropped.
 pub struct Tap {
     file: File,
@@ -43,10 +55,13 @@ impl Tap {
         ioctl(&socket, libc::SIOCSIFFLAGS, std::ptr::from_ref(&request)).context("bring a tap device up")
     }
 
-    /// The frame arrives; the kernel makes its first `linear` bytes linear, all of it when it is shorter than a page.
-    pub fn send(&self, frame: &[u8], linear: u16) -> anyhow::Result<()> {
+    pub fn send(&self, frame: &[u8], arrival: Arrival) -> anyhow::Result<()> {
         let mut bytes = [0; FRAME_HEADER].to_vec();
-        bytes[2..4].copy_from_slice(&linear.to_ne_bytes());
+        bytes[2..4].copy_from_slice(&arrival.linear.to_ne_bytes());
+        if let Some(start) = arrival.unfinished_checksum {
+            bytes[0] = NEEDS_CHECKSUM;
+            bytes[6..8].copy_from_slice(&start.to_ne_bytes());
+        }
         bytes.extend(frame);
         (&self.file).write_all(&bytes).context("send through a tap device")
     }

@@ -2,6 +2,7 @@
 
 use crate::world::*;
 use bpf::abi;
+use bpf::testing::Arrival;
 use bpf::testing::node::{ACT_OK, ACT_REDIRECT};
 use bpf::testing::packet::{ACK, Packet, SYN, TCP, UDP, checksum, transport_checksum};
 use model::Direction;
@@ -63,14 +64,16 @@ fn every_checksum_survives_the_hop() {
 #[test]
 #[ignore = "needs root: make test"]
 fn without_a_hop_left_the_stack_answers() {
-    let mut world = world();
     for family in FAMILIES {
+        let mut world = world();
         for hops in [0, 1] {
             let packet = syn(family, 80).hops(hops);
             let ran = world.leave(A, &packet);
             assert_eq!(ran.action, ACT_OK);
             assert_eq!(ran.packet, packet.build(), "unchanged");
         }
+        let ingress = world.node.metric(abi::REASON_FORWARDED, abi::DIRECTION_INGRESS).unwrap().0;
+        assert_eq!(ingress, 0, "it has not come in anywhere");
         // What it answers comes in as related.
         let answer = Packet::error(family.host(), family.of(A), &syn(family, 80).hops(1), 1000);
         assert_eq!(world.enter_from_host(A, &answer).action, ACT_OK);
@@ -189,6 +192,21 @@ fn other_ethertypes_are_refused() {
         assert_eq!(event.family, 0);
         let ran = world.node.enter(A, 0, &frame).unwrap();
         world.dropped(&ran, reason, abi::DIRECTION_INGRESS);
+    }
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_tagged_frame_is_refused() {
+    let mut world = World::open();
+    for family in FAMILIES {
+        let mut frame = syn(family, 80).build();
+        frame.splice(12..12, [0x81, 0x00, 0x00, 0x07]);
+        // The kernel takes the tag out of the frame before programs see it.
+        world.node.arrive(A, &frame, Arrival::default()).unwrap();
+        let event = *world.node.events().unwrap().last().expect("a drop is reported");
+        assert_eq!((u32::from(event.kind), u32::from(event.reason)), (abi::EVENT_DROP, abi::DROP_UNSUPPORTED_L2));
+        assert_eq!(world.flows(family), 0);
     }
 }
 

@@ -2,9 +2,9 @@
 
 use crate::world::*;
 use bpf::abi;
-use bpf::testing::Ran;
 use bpf::testing::node::{ACT_OK, ACT_REDIRECT};
 use bpf::testing::packet::{ICMPV6, Packet, arp, transport_checksum};
+use bpf::testing::{Arrival, Ran};
 use std::net::{IpAddr, Ipv6Addr};
 
 const BROADCAST: [u8; 6] = [0xff; 6];
@@ -103,6 +103,18 @@ fn arp_that_makes_no_sense_is_refused() {
         let ran = world.node.leave(A, &good[..length]).unwrap();
         world.dropped(&ran, abi::DROP_UNSUPPORTED_L2, abi::DIRECTION_EGRESS);
     }
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_question_that_cannot_be_made_an_answer_is_dropped() {
+    let mut world = World::new();
+    let mut frame = arp(1, (mac(A), v4(Family::V4.of(A))), (NOBODY, v4(Family::V4.host())), BROADCAST);
+    frame.resize(100, 0);
+    // A checksum to be written behind the answer's end: the kernel does not let it be cut there.
+    world.node.arrive(A, &frame, Arrival { unfinished_checksum: Some(80), ..Arrival::default() }).unwrap();
+    let event = *world.node.events().unwrap().last().expect("a drop is reported");
+    assert_eq!((u32::from(event.kind), u32::from(event.reason)), (abi::EVENT_DROP, abi::DROP_WRITE_ERROR));
 }
 
 #[test]

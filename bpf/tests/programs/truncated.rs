@@ -3,6 +3,7 @@
 use crate::world::*;
 use bpf::abi;
 use bpf::names::program::{FROM_CONTAINER, TO_CONTAINER};
+use bpf::testing::Arrival;
 use bpf::testing::node::ACT_SHOT;
 use bpf::testing::packet::{ETHERNET, Packet, SYN};
 use model::Direction;
@@ -114,6 +115,7 @@ fn scattered_packets_are_gathered() {
     world.set_policy(B, &policy([one_port(Direction::Ingress, identity(A), 80)]));
     for family in FAMILIES {
         let network = ETHERNET as u16 + if family == Family::V4 { 20 } else { 40 };
+        let in_place = |linear| Arrival { linear, ..Arrival::default() };
         let frame = |port| {
             let mut frame = Packet::tcp((family.of(A), 40000), (family.of(B), port), SYN).build();
             frame.resize(9000, 7);
@@ -121,12 +123,13 @@ fn scattered_packets_are_gathered() {
         };
         let mut forwarded = world.node.metric(abi::REASON_FORWARDED, abi::DIRECTION_INGRESS).unwrap().0;
         for linear in [ETHERNET as u16, network - 1, network, network + 4, network + 19, network + 20, 1000] {
-            world.node.arrive(A, &frame(80), linear).unwrap();
+            world.node.arrive(A, &frame(80), in_place(linear)).unwrap();
             forwarded += 1;
             let counted = world.node.metric(abi::REASON_FORWARDED, abi::DIRECTION_INGRESS).unwrap().0;
-            assert_eq!(counted, forwarded, "{linear} bytes in place: {:?}", world.node.events());
-            world.node.events().unwrap();
-            world.node.arrive(A, &frame(81), linear).unwrap();
+            let events = world.node.events().unwrap();
+            assert_eq!(counted, forwarded, "{linear} bytes in place: {events:?}");
+            assert!(events.iter().all(|event| u32::from(event.kind) != abi::EVENT_DROP), "{linear}: {events:?}");
+            world.node.arrive(A, &frame(81), in_place(linear)).unwrap();
             let event = *world.node.events().unwrap().last().unwrap();
             assert_eq!((u32::from(event.reason), event.length), (abi::DROP_POLICY_DENIED, 9000), "{event:?}");
             assert_eq!(event.packet, frame(81)[..128]);
