@@ -44,6 +44,9 @@ impl Default for Options {
     }
 }
 
+/// A refusal is repeated this many times less often than a failure: somebody has to do something about it.
+const REFUSED: u32 = 30;
+
 /// How a session is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Health {
@@ -149,6 +152,7 @@ impl Session {
 
     /// Deletes a key and stops keeping it. On an error that is retryable the session goes on trying.
     pub async fn withdraw(&self, key: &str) -> Result<(), Error> {
+        Txn::new().delete(key).check()?;
         {
             let mut book = self.inner.book();
             book.owned.remove(key);
@@ -297,6 +301,8 @@ impl Inner {
     /// not keep the others from being written.
     async fn flush(&self, lease: LeaseId) -> Result<(), Error> {
         let _pen = self.pen.lock().await;
+        // It may have been replaced while we waited.
+        let lease = self.book().lease.unwrap_or(lease);
         let (mut refused, mut steps, mut first) = (BTreeSet::new(), MAX_STEPS, Ok(()));
         loop {
             let (txn, keys) = self.next_page(lease, &refused, steps);
@@ -360,6 +366,7 @@ impl Inner {
     async fn commit_owning(&self, mut txn: Txn, keys: &[(String, Vec<u8>)]) -> Result<Outcome, Error> {
         let lease = self.lease().await?;
         let _pen = self.pen.lock().await;
+        let lease = self.book().lease.unwrap_or(lease);
         for (key, value) in keys {
             txn = txn.put(key, value.clone(), Some(lease));
         }
@@ -441,20 +448,22 @@ async fn tend(inner: Arc<Inner>) {
     loop {
         let result = inner.round(&mut next_check).await;
         inner.report(result.as_ref().map(|_| ()), result.is_ok());
-        let next = match &result {
-            Ok(()) => (inner.options.ttl / 3).min(next_check.saturating_duration_since(Instant::now())),
-            // A lost lease is replaced at once.
-            Err(Error::LeaseNotFound { .. }) => Duration::ZERO,
-            Err(error) => {
+        let calm = inner.options.ttl / 3;
+        let until_check = next_check.saturating_duration_since(Instant::now());
+        match &result {
+            // A word that comes while we work is not lost: the permit is kept.
+            Ok(()) => drop(tokio::time::timeout(calm.min(until_check), inner.work.notified()).await),
+            // A lost lease is replaced soon.
+            Err(Error::LeaseNotFound { .. }) => tokio::time::sleep(inner.options.retry / 10).await,
+            Err(error) if error.is_retryable() => {
                 tracing::debug!(error = error.chain(), "the session waits for the store");
-                inner.options.retry
+                tokio::time::sleep(inner.options.retry.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
             }
-        };
-        if result.is_ok() {
-            // A word that came while we worked is not lost: the permit is kept.
-            drop(tokio::time::timeout(next, inner.work.notified()).await);
-        } else {
-            tokio::time::sleep(next).await;
+            Err(error) => {
+                tracing::warn!(error = error.chain(), "the store refuses what the session asks for");
+                let pause = (inner.options.retry * REFUSED).min(calm);
+                drop(tokio::time::timeout(pause, inner.work.notified()).await);
+            }
         }
     }
 }

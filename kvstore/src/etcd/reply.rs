@@ -104,6 +104,8 @@ fn kind_of_status(code: i32, message: &str, by_us: bool, text: &str) -> Kind {
         UNAVAILABLE if message.contains("no leader") => Kind::NotSent,
         RESOURCE_EXHAUSTED if message.contains("too many requests") => Kind::NotSent,
         RESOURCE_EXHAUSTED if message.contains("space exceeded") => Kind::Full,
+        // Users or roles were changed since our token was made: the next connection gets another.
+        INVALID_ARGUMENT if message.contains("revision of auth store is old") => Kind::NotSent,
         UNAUTHENTICATED | PERMISSION_DENIED => Kind::Denied,
         // A wrong password is an invalid argument, and a user where there are none a failed precondition.
         INVALID_ARGUMENT if message.contains("authentication") || message.contains("user name") => Kind::Denied,
@@ -139,6 +141,7 @@ mod tests {
             Kind::Denied
         );
         assert_eq!(server(INVALID_ARGUMENT, "etcdserver: user name is empty"), Kind::Denied);
+        assert_eq!(server(INVALID_ARGUMENT, "etcdserver: revision of auth store is old"), Kind::NotSent);
         assert_eq!(server(INVALID_ARGUMENT, "etcdserver: request is too large"), Kind::Refused);
         assert_eq!(server(RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded"), Kind::Full);
         assert_eq!(server(OUT_OF_RANGE, "etcdserver: mvcc: required revision has been compacted"), Kind::Compacted);

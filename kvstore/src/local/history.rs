@@ -12,8 +12,8 @@ use crate::{Error, Event, Events, Operation, Revision};
 
 /// Most changes kept, and most bytes of keys and values in them: enough for a follower that pauses, little enough to
 /// forget.
-const MAX_EVENTS: usize = 16_384;
-const MAX_BYTES: usize = 16 * 1024 * 1024;
+const MAX_EVENTS: usize = 8_192;
+const MAX_BYTES: usize = 4 * 1024 * 1024;
 
 /// The last changes, by revision.
 #[derive(Debug)]

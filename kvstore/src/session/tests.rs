@@ -41,7 +41,9 @@ async fn closing_deletes_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_lost_lease_is_replaced_and_its_keys_written_again() {
     let (backend, power) = memory::open();
-    let session = Session::start(backend.clone(), options());
+    // Without the check that would find it out in the end.
+    let never = Duration::from_secs(24 * 3600);
+    let session = Session::start(backend.clone(), Options { check_every: never, ..options() });
     for n in 0..300 {
         session.publish(&format!("k/{n}"), "v").await.expect("publish");
     }
@@ -122,6 +124,7 @@ async fn what_cannot_be_written_is_refused_at_once() {
     let (backend, _power) = memory::open();
     let session = Session::start(backend.clone(), options());
     assert!(matches!(session.publish("", "v").await, Err(Error::Invalid { .. })));
+    assert!(matches!(session.withdraw("").await, Err(Error::Invalid { .. })));
     assert!(matches!(session.publish_later("k", vec![0; MAX_BYTES]), Err(Error::Invalid { .. })));
     session.publish("k", "v").await.expect("the others are written");
 }

@@ -27,7 +27,7 @@ pub fn free_port() -> u16 {
 }
 
 pub fn config(addresses: Vec<String>) -> EtcdConfig {
-    EtcdConfig { addresses, user: None, ca: None, identity: None, timeout: Duration::from_secs(5) }
+    EtcdConfig { addresses, user: None, ca: None, identity: None, timeout: Duration::from_secs(30) }
 }
 
 impl Server {

@@ -254,18 +254,17 @@ async fn leases_take_their_keys_along(world: World) {
 
 async fn leases_expire(world: World) {
     let backend = &world.backend;
-    let kept = backend.grant(Duration::from_secs(1)).await.expect("grant");
+    let begin = tokio::time::Instant::now();
+    let kept = backend.grant(Duration::from_secs(5)).await.expect("grant");
     let left = backend.grant(Duration::from_secs(1)).await.expect("grant");
     backend.put("kept", vec![], Some(kept.id)).await.expect("put");
     backend.put("left", vec![], Some(left.id)).await.expect("put");
-    let mut renewed = 0;
-    until("the lease that nobody renews has expired", async || {
+    until("only what is renewed can be left", async || {
         backend.keep_alive(kept.id).await.expect("keep alive");
-        renewed += 1;
-        backend.get("left").await.expect("get").is_none()
+        begin.elapsed() > kept.ttl * 2 && backend.get("left").await.expect("get").is_none()
     })
     .await;
-    assert!(backend.get("kept").await.expect("get").is_some() && renewed > 1);
+    assert!(backend.get("kept").await.expect("get").is_some());
     assert!(matches!(backend.keep_alive(left.id).await, Err(Error::LeaseNotFound { .. })));
 }
 

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Permission, PermissionType};
+use futures::StreamExt;
 use kvstore::session::{Options as SessionOptions, Session};
 use kvstore::{Backend, Error};
 
 use crate::cluster::{Server, parsed};
-use crate::world::until;
+use crate::world::{soon, until};
 
 /// Users `root` and `agent`, who may do anything below `cilium/`; both have the password `secret`.
 async fn with_users() -> Server {
@@ -32,6 +33,7 @@ fn user(server: &Server, user: &str, password: &str) -> Arc<dyn Backend> {
         format!("etcd.address={}", server.address()),
         format!("etcd.user={user}"),
         format!("etcd.password={password}"),
+        "etcd.timeout=30s".to_owned(),
     ];
     parsed(&options)
 }
@@ -61,9 +63,35 @@ async fn a_user_where_there_are_none_is_told() {
     denied(user(&server, "agent", "secret").get("cilium/k").await);
 }
 
-/// Tokens are forgotten by a server that restarts; watches and leases must not stop at that.
+/// A server forgets the tokens of a user whose password is set; the connection stays.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tokens_are_renewed() {
+async fn forgotten_tokens_are_renewed() {
+    let server = with_users().await;
+    let (agent, root) = (user(&server, "agent", "secret"), user(&server, "root", "secret"));
+    agent.put("cilium/k", b"1".to_vec(), None).await.expect("put");
+    let options = etcd_client::ConnectOptions::new().with_user("root", "secret");
+    let mut raw = etcd_client::Client::connect([server.address()], Some(options)).await.expect("connect");
+    let mut forget = async || {
+        raw.user_change_password("agent", "secret").await.expect("set the password");
+    };
+    forget().await;
+    agent.put("cilium/k", b"2".to_vec(), None).await.expect("put");
+    forget().await;
+    let now = root.get("cilium/k").await.expect("get").expect("there").revision;
+    let mut events = agent.watch("cilium/", now).await.expect("watch");
+    let batch = soon("the event", events.next()).await.expect("endless").expect("no error");
+    assert_eq!(batch[0].key(), "cilium/k");
+    forget().await;
+    let lease = agent.grant(Duration::from_secs(60)).await.expect("grant").id;
+    forget().await;
+    agent.keep_alive(lease).await.expect("keep alive");
+    forget().await;
+    assert!(agent.status().await.healthy);
+}
+
+/// A server that restarts forgets all tokens; watches and leases must not stop at that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_goes_on_after_a_restart() {
     let mut server = with_users().await;
     let agent = user(&server, "agent", "secret");
     let session = Session::start(agent.clone(), SessionOptions::default());
@@ -124,7 +152,7 @@ async fn certificates_are_checked_on_both_sides() {
         let mut options = vec![
             format!("etcd.address=https://127.0.0.1:{}", server.port),
             format!("etcd.ca={}", path(ca)),
-            "etcd.timeout=2s".to_owned(),
+            "etcd.timeout=20s".to_owned(),
         ];
         if let Some(name) = identity {
             options.push(format!("etcd.cert={}", path(&format!("{name}.crt"))));
