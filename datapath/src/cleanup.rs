@@ -79,7 +79,9 @@ fn network(report: &mut Report) -> Result<(), CleanupError> {
     for entry in netlink.dump(links::list()).map_err(list)? {
         let RouteNetlinkMessage::NewLink(message) = entry else { continue };
         let device = Device::decode(&message);
-        let ours = device.endpoint().is_some() || (device.name == HOST_DEVICE && device.group == GROUP && device.veth);
+        let ours = device.endpoint().is_some()
+            || device.is_doomed()
+            || (device.name == HOST_DEVICE && device.group == GROUP && device.veth);
         if ours {
             doomed.push((format!("device {}", device.name), links::delete(device.ifindex)));
         }

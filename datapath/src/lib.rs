@@ -10,6 +10,7 @@ mod clock;
 mod config;
 mod current;
 mod events;
+mod expedite;
 #[cfg(test)]
 mod fake;
 pub mod features;
@@ -31,6 +32,7 @@ mod reconcile;
 mod routes;
 mod syscall;
 mod tables;
+mod undertaker;
 mod worker;
 
 pub use config::{Aggregation, Attach, Config, Timeouts, TunnelPorts};

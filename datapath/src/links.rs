@@ -16,6 +16,8 @@ use rtnetlink::packet_route::link::{
 
 /// The group of every device that this crate makes, "ci" in ASCII: firewall rules name devices by it.
 pub const GROUP: u32 = 0x6369;
+/// The group of devices of ours that are to be deleted, "cd".
+pub const DOOMED: u32 = 0x6364;
 /// Carries the gateway addresses.
 pub const HOST_DEVICE: &str = "cilium_host";
 /// Its other end; a veth comes in pairs, and unlike a dummy device it needs no kernel module of its own.
@@ -61,6 +63,22 @@ pub fn raise(ifindex: u32) -> Request {
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;
     Request::change(RouteNetlinkMessage::SetLink(message))
+}
+
+/// Takes a device down for good: nothing passes it any more, the kernel drops its routes, and the undertaker may have it.
+pub fn doom(id: EndpointId) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = ifindex(id);
+    message.header.change_mask = LinkFlags::Up;
+    message.attributes = vec![LinkAttribute::Group(DOOMED)];
+    Request::change(RouteNetlinkMessage::SetLink(message))
+}
+
+/// Deletes every doomed device.
+pub fn delete_doomed() -> Request {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![LinkAttribute::Group(DOOMED)];
+    Request::change(RouteNetlinkMessage::DelLink(message))
 }
 
 pub fn delete(ifindex: u32) -> Request {
@@ -121,6 +139,11 @@ impl Device {
     /// The endpoint whose host-side device it is.
     pub fn endpoint(&self) -> Option<EndpointId> {
         endpoint_of(self.ifindex).filter(|_| self.group == GROUP && self.veth)
+    }
+
+    /// It was ours and is to be deleted.
+    pub fn is_doomed(&self) -> bool {
+        self.veth && self.group == DOOMED && endpoint_of(self.ifindex).is_some()
     }
 
     pub fn into_link(self) -> Link {

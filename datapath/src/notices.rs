@@ -102,7 +102,9 @@ impl Devices {
                 (false, true) => Seen::Up,
                 (false, false) => Seen::Down,
             };
-            if let Some(id) = device.endpoint() {
+            if device.is_doomed() {
+                // It is gone for us already, and another may have its number when this is read.
+            } else if let Some(id) = device.endpoint() {
                 self.endpoints.insert(id, seen);
             } else if device.name == HOST_DEVICE || device.name == HOST_PEER {
                 self.host = Some(seen);

@@ -242,8 +242,7 @@ impl Programs {
 
     /// Removes the pins of an endpoint whose device is gone.
     pub fn unpin(&self, endpoint: EndpointId) -> Result<(), AttachError> {
-        for program in &self.hooks {
-            let path = self.pin_of(endpoint, program.name);
+        for path in self.pins(endpoint) {
             match std::fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(AttachError::Unpin { path, source: error });
@@ -252,6 +251,11 @@ impl Programs {
             }
         }
         Ok(())
+    }
+
+    /// Where the links of an endpoint's device are pinned.
+    pub fn pins(&self, endpoint: EndpointId) -> [PathBuf; 2] {
+        self.hooks.each_ref().map(|program| self.pin_of(endpoint, program.name))
     }
 
     /// What is attached to the devices of endpoints. Of devices with filters only those in `devices` are looked at.

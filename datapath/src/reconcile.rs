@@ -98,7 +98,13 @@ impl<K: Kernel> Reconciler<K> {
             self.realised = desired.revision;
         }
         let sweeping = self.sweep.is_some();
-        self.failing.retain(|object, _| round.failed.contains_key(object) || sweeping && *object == SWEEPER);
+        self.failing.retain(|object, attempts| {
+            let stays = round.failed.contains_key(object) || sweeping && *object == SWEEPER;
+            if !stays {
+                tracing::info!(%object, attempts = attempts.failure.attempts, "as desired again");
+            }
+            stays
+        });
         self.count(&round.failed, now);
         self.status()
     }
@@ -115,13 +121,21 @@ impl<K: Kernel> Reconciler<K> {
 
     /// When something is due without a new snapshot: an attempt at what failed, or a sweep.
     pub fn due(&self) -> Option<Instant> {
-        let retries = self.failing.values().map(|attempts| attempts.due);
-        retries.chain(self.sweep.iter().map(|(due, _)| *due)).min()
+        self.retries().chain(self.sweep.iter().map(|(due, _)| *due)).min()
     }
 
     /// Whether an attempt at something that failed is due.
     pub fn retry_due(&self, now: Instant) -> bool {
-        self.failing.values().any(|attempts| attempts.due <= now)
+        self.retries().any(|due| due <= now)
+    }
+
+    /// A sweep that is to come is the next attempt at the one that failed.
+    fn retries(&self) -> impl Iterator<Item = Instant> {
+        let sweeping = self.sweep.is_some();
+        self.failing
+            .iter()
+            .filter(move |(object, _)| !sweeping || **object != SWEEPER)
+            .map(|(_, attempts)| attempts.due)
     }
 
     pub fn status(&self) -> Status {
@@ -288,4 +302,4 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

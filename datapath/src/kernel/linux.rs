@@ -2,6 +2,7 @@
 
 use super::{Kernel, OperationError, ReadError};
 use crate::current::{Bpf, Firewall, Network};
+use crate::expedite::Expedited;
 use crate::firewall::Rules;
 use crate::forwarding;
 use crate::links::{self, Device, HOST_DEVICE, HOST_PEER, endpoint_of, ifindex};
@@ -10,10 +11,12 @@ use crate::netlink::{Netlink, NetlinkError, Refused, Request};
 use crate::operation::Operation;
 use crate::programs::Programs;
 use crate::routes::{self, Route};
+use crate::undertaker::Undertaker;
 use ipnetwork::IpNetwork;
-use model::Mac;
 use model::desired::IpcacheEntry;
+use model::{EndpointId, Mac};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 #[derive(Debug, thiserror::Error)]
@@ -34,19 +37,34 @@ pub struct Linux {
     maps: Arc<Maps>,
     programs: Programs,
     rules: Rules,
+    undertaker: Undertaker,
+    /// Endpoints whose device may not be deleted yet.
+    doomed: BTreeSet<EndpointId>,
     ipv6: bool,
 }
 
 impl Linux {
     /// Speaks to the kernel from the calling thread's network namespace; all calls must come from that thread.
     pub fn new(maps: Arc<Maps>, programs: Programs) -> Result<Linux, NetlinkError> {
-        Ok(Linux { netlink: Netlink::open()?, maps, programs, rules: Rules::default(), ipv6: forwarding::has_ipv6() })
+        Ok(Linux {
+            netlink: Netlink::open()?,
+            maps,
+            programs,
+            rules: Rules::default(),
+            undertaker: Undertaker::new()?,
+            doomed: BTreeSet::new(),
+            ipv6: forwarding::has_ipv6(),
+        })
     }
 }
 
 impl Kernel for Linux {
     fn network(&mut self) -> Result<Network, ReadError> {
-        read_network(&mut self.netlink, self.ipv6)
+        let (network, doomed) = read_network(&mut self.netlink, self.ipv6)?;
+        if doomed {
+            self.undertaker.bury([]);
+        }
+        Ok(network)
     }
 
     fn bpf(&mut self) -> Result<Bpf, ReadError> {
@@ -78,6 +96,10 @@ impl Kernel for Linux {
             match Way::of(first) {
                 Way::Messages => results.extend(self.messages(run)),
                 Way::Identities => results.extend(self.identities(run)),
+                Way::Programs => {
+                    let _hurry = Expedited::begin();
+                    results.extend(run.iter().map(|operation| self.single(operation)));
+                }
                 Way::Single => results.extend(run.iter().map(|operation| self.single(operation))),
             }
             rest = after;
@@ -93,6 +115,8 @@ enum Way {
     Messages,
     /// By map elements, many in one system call.
     Identities,
+    /// One at a time, in a hurry.
+    Programs,
     /// One at a time.
     Single,
 }
@@ -113,9 +137,9 @@ impl Way {
             | Operation::AddNeighbour(..)
             | Operation::RemoveNeighbour(..) => Way::Messages,
             Operation::PutIpcache(..) => Way::Identities,
+            Operation::Attach(_) => Way::Programs,
             Operation::Forwarding
             | Operation::HostDevice
-            | Operation::Attach(_)
             | Operation::Unpin(_)
             | Operation::WriteSlot(..)
             | Operation::ClearSlot(_)
@@ -132,6 +156,11 @@ impl Way {
 impl Linux {
     /// Sends the messages of all operations at once.
     fn messages(&mut self, operations: &[Operation]) -> Vec<Result<(), OperationError>> {
+        if operations.iter().any(|o| matches!(o, Operation::CreateLink(id, _) if self.doomed.contains(id))) {
+            // The number is taken until the former device is gone.
+            self.undertaker.wait();
+            self.doomed.clear();
+        }
         let host = operations.iter().any(|o| matches!(o, Operation::AddGateway(_) | Operation::RemoveGateway(_)));
         let host = if host { nix::net::if_::if_nametoindex(HOST_DEVICE).unwrap_or(0) } else { 0 };
         let mut requests = Vec::new();
@@ -147,16 +176,34 @@ impl Linux {
         match self.netlink.execute(requests) {
             Ok(answers) => {
                 let mut answers = answers.into_iter();
+                let (mut halves, mut doomed) = (Vec::new(), BTreeSet::new());
                 let one = |(operation, count): (&Operation, usize)| {
                     // Every answer is taken; the first refusal that matters counts.
                     let taken: Vec<_> = answers.by_ref().take(count).collect();
+                    let begun = taken.first().is_some_and(Result::is_ok);
                     let refusal = taken.into_iter().filter_map(Result::err).find(|r| !is_done(operation, r));
+                    match (operation, begun, &refusal) {
+                        (Operation::CreateLink(id, _), true, Some(_)) => halves.push(links::delete(ifindex(*id))),
+                        (Operation::DeleteLink(id), true, _) => drop(doomed.insert(*id)),
+                        _ => {}
+                    }
                     match refusal {
                         None => Ok(()),
                         Some(source) => Err(NetworkError::Refused { what: what(operation), source }.into()),
                     }
                 };
-                operations.iter().zip(counts).map(one).collect()
+                let results = operations.iter().zip(counts).map(one).collect();
+                if !doomed.is_empty() {
+                    self.doomed.append(&mut doomed);
+                    self.undertaker.bury([]);
+                }
+                // A device without its settings would pass for a whole one in the next round.
+                if !halves.is_empty()
+                    && let Err(error) = self.netlink.execute(halves)
+                {
+                    tracing::warn!(%error, "devices that are made by half could not be deleted");
+                }
+                results
             }
             Err(error) => {
                 let source = Arc::new(error);
@@ -175,7 +222,7 @@ impl Linux {
             Operation::CreateLink(id, spec) => requests.extend(links::create(*id, spec, self.ipv6)),
             Operation::AdjustLink(id, spec) => requests.push(links::adjust(*id, spec)),
             Operation::RaiseLink(id) => requests.push(links::raise(ifindex(*id))),
-            Operation::DeleteLink(id) => requests.push(links::delete(ifindex(*id))),
+            Operation::DeleteLink(id) => requests.push(links::doom(*id)),
             Operation::AddRoute(id, ip, source) => requests.push(routes::to_endpoint(*id, *ip, *source)),
             Operation::RemoveRoute(id, ip) => requests.push(routes::remove_to_endpoint(*id, *ip)),
             Operation::AddNeighbour(id, ip, mac) => requests.push(routes::neighbour(*id, *ip, *mac)),
@@ -202,6 +249,7 @@ impl Linux {
             Operation::Forwarding => forwarding::turn_on()?,
             Operation::HostDevice => self.host_device()?,
             Operation::Attach(id) => self.programs.attach(&mut self.netlink, *id)?,
+            Operation::Unpin(id) if self.doomed.contains(id) => self.undertaker.bury(self.programs.pins(*id)),
             Operation::Unpin(id) => self.programs.unpin(*id)?,
             Operation::WriteSlot(id, slot) => endpoints::write(&self.maps, *id, slot)?,
             Operation::ClearSlot(id) => endpoints::clear(&self.maps, *id)?,
@@ -258,12 +306,14 @@ fn is_done(operation: &Operation, refused: &Refused) -> bool {
     }
 }
 
-fn read_network(netlink: &mut Netlink, ipv6: bool) -> Result<Network, ReadError> {
+/// The network, and whether there are devices that are still to be deleted.
+fn read_network(netlink: &mut Netlink, ipv6: bool) -> Result<(Network, bool), ReadError> {
     let mut network = Network { forwarding: forwarding::is_on()?, ..Network::default() };
-    let (mut host, mut ends) = (None, 0);
+    let (mut host, mut ends, mut doomed) = (None, 0, false);
     for message in netlink.dump(links::list())? {
         let RouteNetlinkMessage::NewLink(message) = message else { continue };
         let device = Device::decode(&message);
+        doomed |= device.is_doomed();
         if let Some(id) = device.endpoint() {
             network.links.insert(id, device.into_link());
         } else if (device.name == HOST_DEVICE || device.name == HOST_PEER) && device.up {
@@ -283,7 +333,7 @@ fn read_network(netlink: &mut Netlink, ipv6: bool) -> Result<Network, ReadError>
             match routes::decode_route(&message) {
                 Some(Route::Pool(prefix)) => drop(network.pools.insert(prefix)),
                 Some(Route::Endpoint { ifindex, ip, source }) => {
-                    if let Some(id) = endpoint_of(ifindex) {
+                    if let Some(id) = endpoint_of(ifindex).filter(|id| network.links.contains_key(id)) {
                         network.routes.entry(id).or_default().insert(ip, source);
                     }
                 }
@@ -299,5 +349,8 @@ fn read_network(netlink: &mut Netlink, ipv6: bool) -> Result<Network, ReadError>
             network.neighbours.entry(id).or_default().insert(ip, mac);
         }
     }
-    Ok(network)
+    Ok((network, doomed))
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,7 +43,8 @@ fn policy_map() -> impl Strategy<Value = Arc<PolicyMap>> {
     btree_map(key, entry, 0..6).prop_map(|entries| Arc::new(PolicyMap { entries, ..PolicyMap::default() }))
 }
 
-fn snapshot(settled: impl Strategy<Value = bool>) -> impl Strategy<Value = Datapath> {
+/// Snapshots of a few endpoints, policies, prefixes, gateways and pools.
+pub(crate) fn snapshot(settled: impl Strategy<Value = bool>) -> impl Strategy<Value = Datapath> {
     let endpoints = btree_map(1u16..6, (0u8..2, 300u32..303, 0u8..4), 0..5);
     let cidrs = btree_map((0u8..4).prop_map(|n| format!("172.16.{n}.0/24").parse().unwrap()), identity(), 0..3);
     let gateways = btree_set((1u8..4).prop_map(|n| IpAddr::from([10, 15, n, 1])), 0..3);

@@ -16,8 +16,8 @@ fn an_endpoint_leaves_nothing_behind() {
         let a = node.container(1, 300).await;
         assert_ne!(picture(&bpffs), before);
         node.must(|desired| remove(desired, 1)).await;
-        assert!(!ip("link").contains(&a.endpoint.ifname));
-        assert_eq!(picture(&bpffs), before);
+        eventually("its device goes", || !ip("link").contains(&a.endpoint.ifname));
+        eventually("its pins go", || picture(&bpffs) == before);
         let left = node.handle().tables.endpoints().unwrap();
         assert!(left.is_empty(), "{left:?}");
         let policies =
@@ -88,7 +88,7 @@ fn what_is_not_recognised_stays_until_all_is_told() {
         node.must(|desired| add(desired, &known)).await;
         assert!(tcp(&a.namespace, &b.namespace, b.v4(), 80, Hope::Passes), "one is known again, the other still stays");
         node.must(|desired| desired.settled = true).await;
-        assert!(!ip("link").contains(&b.endpoint.ifname), "{}", ip("link"));
+        eventually("the other goes", || !ip("link").contains(&b.endpoint.ifname));
         assert!(ip("link").contains(&a.endpoint.ifname));
     });
 }

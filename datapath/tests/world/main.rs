@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used)] // What a helper cannot do fails the test that asked for it.
 
+mod addresses;
 mod lab;
 mod life;
 mod paths;
 mod policy;
 mod restart;
+mod speed;
 mod traffic;

@@ -1,0 +1,147 @@
+//! The real kernel in a namespace of its own, without packets: what was written is what is read.
+
+use super::*;
+use crate::operation::Domain;
+use crate::plan::Settings;
+use crate::reconcile::Reconciler;
+use crate::reconcile::tests::snapshot;
+use crate::{Config, programs};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use proptest::strategy::{Just, Strategy, ValueTree};
+use proptest::test_runner::TestRunner;
+use std::time::Instant;
+
+/// Runs `test` on a thread with namespaces of its own and a BPF file system in them; the kernel takes all away with it.
+pub(crate) fn on_own_kernel(test: impl FnOnce(Arc<Maps>, Programs) + Send) {
+    let work = || {
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("root is needed");
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let config = Config {
+            bpffs: directory.path().join("bpf"),
+            conntrack_max_v4: 4096,
+            conntrack_max_v6: 4096,
+            policy_max: 4096,
+            ipcache_max: 4096,
+            ..Config::default()
+        };
+        let (programs, maps) = programs::load(&config).unwrap();
+        test(Arc::new(maps), programs);
+        nix::mount::umount2(&config.bpffs, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    };
+    std::thread::scope(|scope| {
+        if let Err(panic) = scope.spawn(work).join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn what_is_recorded_is_what_is_read() {
+    on_own_kernel(|maps, programs| {
+        let mut reconciler = Reconciler::new(Linux::new(maps, programs).unwrap(), Settings { masquerade: false });
+        let mut runner = TestRunner::deterministic();
+        let strategy = snapshot(Just(true));
+        for _ in 0..24 {
+            let mut desired = strategy.new_tree(&mut runner).unwrap().current();
+            // Routes name their network's gateway as source, so it has to be there.
+            desired.gateways.insert([10, 15, 0, 1].into());
+            let status = reconciler.round(&desired, Instant::now());
+            assert_eq!(status.failing, Default::default());
+            let now = Instant::now();
+            reconciler.sweep(now + std::time::Duration::from_secs(1));
+            reconciler.kernel().undertaker.wait();
+            let held = reconciler.current().clone();
+            let (network, mut bpf) = (reconciler.kernel().network().unwrap(), reconciler.kernel().bpf().unwrap());
+            assert_eq!(network, held.network);
+            bpf.flows_stale = held.bpf.flows_stale;
+            // Nothing enforces a direction in the kernel; it is for people.
+            assert_eq!(bpf, held.bpf);
+            [Domain::Network, Domain::Bpf].into_iter().for_each(|domain| reconciler.distrust(domain));
+            let before = reconciler.status().operations;
+            reconciler.round(&desired, now);
+            assert_eq!(reconciler.status().operations, before + 1, "only flows are told to look again");
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_foreign_device_in_the_way_is_a_failure_of_that_endpoint_alone() {
+    on_own_kernel(|maps, programs| {
+        let mut reconciler = Reconciler::new(Linux::new(maps, programs).unwrap(), Settings { masquerade: false });
+        let mut runner = TestRunner::deterministic();
+        let mut desired = loop {
+            let desired = snapshot(Just(true)).new_tree(&mut runner).unwrap().current();
+            if desired.endpoints.len() >= 2 {
+                break desired;
+            }
+        };
+        desired.gateways.insert([10, 15, 0, 1].into());
+        let victim = desired.endpoints.values().next().unwrap().clone();
+        ip(&format!("link add {} type veth peer name stranger", victim.ifname));
+        let status = reconciler.round(&desired, Instant::now());
+        let failing: Vec<_> = status.failing.keys().cloned().collect();
+        assert_eq!(failing, [model::desired::Object::Endpoint(victim.id)]);
+        assert!(status.failing[&failing[0]].message.contains("File exists"), "{status:?}");
+        ip(&format!("link del {}", victim.ifname));
+        assert!(reconciler.round(&desired, Instant::now()).failing.is_empty());
+    });
+}
+
+fn ip(arguments: &str) {
+    let status = std::process::Command::new("ip").args(arguments.split_whitespace()).status().unwrap();
+    assert!(status.success(), "ip {arguments}");
+}
+
+mod flows {
+    use super::on_own_kernel;
+    use crate::Timeouts;
+    use crate::gc::{Collector, Walk};
+    use crate::maps::{conntrack, endpoints};
+    use crate::syscall::test_run;
+    use bpf::abi::{self, Be16};
+    use model::EndpointId;
+    use std::os::fd::AsFd;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    #[test]
+    #[ignore = "needs root: make test"]
+    fn flows_that_are_over_or_whose_endpoint_is_gone_are_collected() {
+        on_own_kernel(|maps, programs| {
+            let clock = programs.clock().unwrap();
+            let now = test_run(clock.as_fd()).unwrap();
+            let timeouts = Timeouts::default();
+            let day = crate::clock::ticks(std::time::Duration::from_secs(86_400));
+            let slot = crate::current::Slot {
+                policy: crate::current::PolicyId(1),
+                identity: model::Identity(300),
+                internal: false,
+                ipv4: None,
+                ipv6: None,
+                mac: model::Mac::default(),
+                node_mac: model::Mac::default(),
+            };
+            endpoints::write(&maps, EndpointId(7), &slot).unwrap();
+            for (port, slot, seen) in [(1, 7, now), (2, 8, now), (3, 7, now.wrapping_sub(day)), (4, 0, now)] {
+                let key = abi::Ct4Key { pa: Be16::new(port), protocol: 17, ..Default::default() };
+                let entry = abi::CtEntry { slot: [slot, 0], seen, ..Default::default() };
+                maps.ct4.put(&key, &entry).unwrap();
+                let key = abi::Ct6Key { pa: Be16::new(port), protocol: 6, ..Default::default() };
+                maps.ct6.put(&key, &entry).unwrap();
+            }
+            let stop = Arc::new(AtomicBool::new(false));
+            let collector = Collector::new(maps.clone(), clock.try_clone().unwrap(), timeouts, stop);
+            assert_eq!(collector.walk().unwrap(), Walk { seen: 8, removed: 4 });
+            let left = conntrack::read(&maps, 100, &timeouts, now).unwrap();
+            let mut ports: Vec<_> = left.iter().map(|flow| flow.source.port).collect();
+            ports.sort_unstable();
+            assert_eq!(ports, [1, 1, 4, 4]);
+            assert_eq!(conntrack::flush(&maps).unwrap(), 4);
+            assert!(conntrack::read(&maps, 100, &timeouts, now).unwrap().is_empty());
+        });
+    }
+}
