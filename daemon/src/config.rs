@@ -100,6 +100,8 @@ pub struct Config {
     pub node_name: String,
     pub socket_path: PathBuf,
     pub state_dir: PathBuf,
+    /// Log lines go to the system's journal, which has a clock of its own.
+    pub under_journal: bool,
     /// What was not wrong but worth a line in the log.
     pub warnings: Vec<String>,
     /// Name, value without secrets, origin, of each setting: `GET /v1/config` and `--print-config`.
@@ -123,6 +125,8 @@ pub fn load(
 ) -> Result<Invocation, ConfigError> {
     let line = source::from_command_line(args)?;
     let mut faults = Vec::new();
+    let environment: Vec<_> = environment.into_iter().collect();
+    let under_journal = environment.iter().any(|(name, _)| name == "JOURNAL_STREAM");
     let (environment, warnings) = source::from_environment(environment, &mut faults);
     let file = match &line.config_file {
         Some(path) => {
@@ -133,7 +137,7 @@ pub fn load(
         None => Settings::new(),
     };
     let settings = source::merge([line.settings, environment, file]);
-    let config = Box::new(validate(&settings, hostname, warnings, faults)?);
+    let config = Box::new(Config { under_journal, ..validate(&settings, hostname, warnings, faults)? });
     Ok(match line.cleanup {
         Some(scope) => Invocation::Cleanup(config, scope),
         None if line.print_config => Invocation::Print(print(&config.printable)),
@@ -287,6 +291,7 @@ fn validate(
             _ => reader.path("socket-path"),
         },
         state_dir,
+        under_journal: false,
         warnings,
         printable: printable(settings),
     };

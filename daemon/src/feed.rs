@@ -150,3 +150,88 @@ impl PolicyFeed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Brain;
+    use kvstore::memory::{self, Power};
+    use state::SyncState;
+
+    const RULES: &str = r#"[{"endpointSelector": {}, "ingress": [{}]}]"#;
+
+    fn document(revision: u64, rules: &str) -> Vec<u8> {
+        format!(r#"{{"revision": {revision}, "rules": {rules}}}"#).into_bytes()
+    }
+
+    async fn world() -> (Brain, Arc<dyn Backend>, Power) {
+        let (backend, power) = memory::open();
+        (Brain::begin().await, backend, power)
+    }
+
+    fn begin(brain: &Brain, backend: &Arc<dyn Backend>) -> Controllers {
+        let controllers = Controllers::default();
+        let feed = PolicyFeed {
+            backend: Arc::clone(backend),
+            inputs: brain.inputs.clone(),
+            outputs: brain.outputs.clone(),
+            controllers: controllers.clone(),
+        };
+        tokio::spawn(feed.run(brain.shutdown.clone()));
+        controllers
+    }
+
+    async fn revision(brain: &Brain, revision: u64) {
+        brain.until(&format!("revision {revision}"), |outputs| outputs.view.policy.revision == revision).await;
+    }
+
+    #[tokio::test]
+    async fn no_document_is_the_empty_policy() {
+        let (brain, backend, _power) = world().await;
+        begin(&brain, &backend);
+        revision(&brain, 1).await;
+    }
+
+    #[tokio::test]
+    async fn what_others_write_and_delete_is_followed() {
+        let (brain, backend, _power) = world().await;
+        backend.put(&key(), document(4, RULES), None).await.unwrap();
+        begin(&brain, &backend);
+        revision(&brain, 4).await;
+        backend.put(&key(), document(5, "[]"), None).await.unwrap();
+        revision(&brain, 5).await;
+        // Somebody restored an older state: the store is right.
+        backend.put(&key(), document(2, RULES), None).await.unwrap();
+        revision(&brain, 2).await;
+        backend.delete(&key()).await.unwrap();
+        revision(&brain, 1).await;
+    }
+
+    #[tokio::test]
+    async fn an_unreadable_document_leaves_the_rules_in_force() {
+        let (brain, backend, _power) = world().await;
+        backend.put(&key(), document(4, RULES), None).await.unwrap();
+        let controllers = begin(&brain, &backend);
+        revision(&brain, 4).await;
+        backend.put(&key(), b"garbage".to_vec(), None).await.unwrap();
+        backend.put(&key(), document(6, r#"[{"endpointSelector": {}, "colour": 1}]"#), None).await.unwrap();
+        brain.until("the fault is shown", |outputs| outputs.view.policy.fault.is_some()).await;
+        assert_eq!(brain.outputs.borrow().view.policy.revision, 4);
+        assert!(controllers.report().iter().any(|row| row.failure_count > 0));
+        backend.put(&key(), document(7, "[]"), None).await.unwrap();
+        revision(&brain, 7).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_does_not_answer_is_declared_away_and_heard_when_it_comes_back() {
+        let (brain, backend, power) = world().await;
+        backend.put(&key(), document(4, RULES), None).await.unwrap();
+        power.off();
+        begin(&brain, &backend);
+        let away = |outputs: &Outputs| outputs.view.sync.get(&Source::Policy) == Some(&SyncState::Away);
+        brain.until("declared away", away).await;
+        assert!(brain.outputs.borrow().datapath.is_none(), "nothing is published without a policy");
+        power.on();
+        revision(&brain, 4).await;
+    }
+}

@@ -238,3 +238,99 @@ impl Task {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Brain;
+    use kvstore::allocator::Options;
+    use kvstore::session::{self, Session};
+    use kvstore::{Backend, keys};
+    use model::Label;
+
+    fn begin(brain: &Brain, backend: &Arc<dyn Backend>) {
+        let session = Session::start(Arc::clone(backend), session::Options::default());
+        let options = Options {
+            choice: kvstore::allocator::Choice::Lowest,
+            grace: Duration::from_secs(5),
+            ..Options::new(keys::IDENTITIES, "n1", Identity::MIN_ALLOCATED..=Identity::MAX_ALLOCATED)
+        };
+        let task = IdentityAllocation {
+            allocator: Allocator::start(Arc::clone(backend), session, options),
+            inputs: brain.inputs.clone(),
+            outputs: brain.outputs.clone(),
+            controllers: Controllers::default(),
+            collect_every: Duration::from_secs(5),
+        };
+        tokio::spawn(task.run(brain.shutdown.clone()));
+    }
+
+    async fn identified(brain: &Brain, id: &str) -> u32 {
+        let reference = state::EndpointRef::Docker(id.to_owned());
+        let known = |outputs: &Outputs| outputs.view.find(&reference).is_some_and(|e| e.identity.is_allocated());
+        brain.until("the endpoint has an identity", known).await;
+        brain.identity_of(id)
+    }
+
+    fn knows(outputs: &Outputs, number: u32) -> bool {
+        outputs.view.identities.contains_key(&Identity(number))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn equal_labels_share_a_number_that_goes_when_nobody_uses_it() {
+        let (brain, (backend, _power)) = (Brain::begin().await, kvstore::memory::open());
+        begin(&brain, &backend);
+        brain.endpoint("e1", "10.15.0.5", ("id", "a")).await;
+        brain.endpoint("e2", "10.15.0.6", ("id", "a")).await;
+        brain.endpoint("e3", "10.15.0.7", ("id", "b")).await;
+        let (a, b) = (identified(&brain, "e1").await, identified(&brain, "e3").await);
+        assert_eq!(identified(&brain, "e2").await, a);
+        assert_ne!(a, b);
+        let master = backend.get(&format!("{}/id/{a}", keys::IDENTITIES)).await.unwrap().unwrap();
+        assert_eq!(master.value, b"container:id=a;");
+        brain.delete("e1").await;
+        brain.delete("e3").await;
+        brain.until("the unused one is gone", |outputs| !knows(outputs, b)).await;
+        assert!(knows(&brain.outputs.borrow(), a), "the other is in use");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_container_that_comes_back_soon_finds_its_number() {
+        let (brain, (backend, _power)) = (Brain::begin().await, kvstore::memory::open());
+        begin(&brain, &backend);
+        brain.endpoint("e1", "10.15.0.5", ("id", "a")).await;
+        let before = identified(&brain, "e1").await;
+        brain.delete("e1").await;
+        brain.endpoint("e2", "10.15.0.6", ("id", "a")).await;
+        assert_eq!(identified(&brain, "e2").await, before);
+        // Longer than everything that collects: the claim was taken up again and not let go.
+        tokio::time::sleep(RELEASE_GRACE * 6).await;
+        assert!(knows(&brain.outputs.borrow(), before));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn numbers_of_other_nodes_are_told() {
+        let (brain, (backend, _power)) = (Brain::begin().await, kvstore::memory::open());
+        begin(&brain, &backend);
+        let key = format!("{}/id/4711", keys::IDENTITIES);
+        backend.put(&key, b"container:id=far;".to_vec(), None).await.unwrap();
+        let far: Labels = [Label::new("container", "id", "far")].into_iter().collect();
+        let told = |outputs: &Outputs| {
+            outputs.view.identities.get(&Identity(4711)).is_some_and(|identity| *identity.labels == far)
+        };
+        brain.until("the far identity is known", told).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_delays_an_identity_and_loses_nothing() {
+        let (brain, (backend, power)) = (Brain::begin().await, kvstore::memory::open());
+        power.off();
+        begin(&brain, &backend);
+        brain.endpoint("e1", "10.15.0.5", ("id", "a")).await;
+        let away = |outputs: &Outputs| outputs.view.sync.get(&Source::Identities) == Some(&state::SyncState::Away);
+        brain.until("declared away", away).await;
+        assert_eq!(brain.identity_of("e1"), Identity::INIT.0);
+        power.on();
+        identified(&brain, "e1").await;
+    }
+}

@@ -11,12 +11,10 @@ fn filter(debug: bool) -> EnvFilter {
 
 /// Begins logging. Called once; a second call does nothing.
 pub fn begin(config: &Config) {
-    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
     let builder = tracing_subscriber::fmt().with_env_filter(filter(config.debug)).with_writer(std::io::stderr);
     let begun = match config.log_format {
         LogFormat::Json => builder.json().finish().try_init(),
-        // The journal has its own clock, and colours are for terminals.
-        LogFormat::Text if journal => builder.with_ansi(false).without_time().finish().try_init(),
+        LogFormat::Text if config.under_journal => builder.with_ansi(false).without_time().finish().try_init(),
         LogFormat::Text => builder.with_ansi(false).finish().try_init(),
     };
     if begun.is_err() {

@@ -24,6 +24,8 @@ mod server;
 mod socket;
 mod status;
 mod store;
+#[cfg(test)]
+mod testing;
 mod writer;
 
 use config::{ConfigError, Invocation};

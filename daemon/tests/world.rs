@@ -1,4 +1,5 @@
 //! A network and a mount namespace that live as long as the test, agents in them, and requests to those.
+#![allow(clippy::unwrap_used)] // a test that cannot go on says where
 
 use crate::{PATIENCE, Refused};
 use serde_json::{Value, json};
@@ -179,6 +180,14 @@ impl World {
 
     pub fn endpoint(&self, id: &str) -> Value {
         self.try_endpoint(id).unwrap_or_else(|(status, body)| panic!("{status} {body}"))
+    }
+
+    /// Waits until the kernel enforces an endpoint's policy under its labels.
+    pub fn ready(&self, id: &str) -> Value {
+        self.until_some("the endpoint is ready", |world| {
+            let endpoint = world.get(&format!("/v1/endpoint/docker-endpoint:{id}"));
+            (endpoint["state"] == json!("ready")).then_some(endpoint)
+        })
     }
 
     /// Waits for a condition; says which one never came.

@@ -211,7 +211,7 @@ pub async fn delete(agent: &Agent, id: &str) -> Result<Response<Body>, Refusal> 
     if let Some(revision) = accepted.outputs.datapath_revision()
         && let Err(error) = agent.in_kernel(Some(revision), REMOVAL_WAIT).await
     {
-        tracing::info!(endpoint = id, %error, "an endpoint's removal from the kernel goes on after the answer");
+        tracing::debug!(endpoint = id, %error, "an endpoint's removal from the kernel goes on after the answer");
     }
     Ok(done())
 }
