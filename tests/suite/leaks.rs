@@ -56,7 +56,7 @@ fn a_refused_start_leaves_nothing() -> Result<()> {
 fn cleanup_takes_away_all_of_ours_and_nothing_else() -> Result<()> {
     let machine = std::rc::Rc::new(lab::Machine::start()?);
     let look = || -> Result<String> {
-        machine.run(&["sh", "-c", "ip -br link | sort; ip rule; ip -6 rule; ip route show table all | sort; ip -6 route show table all | grep -Ev 'anycast|fe80|multicast' | sort;
+        machine.run(&["sh", "-c", "ip -br link | sort; ip rule; ip -6 rule; ip -4 route show table all | sort; ip -6 route show table all | grep -Ev 'anycast|fe80|multicast' | sort;
             ip neigh show nud permanent; nft list ruleset; iptables-save | grep -v '^#'; ip6tables-save | grep -v '^#'; find /sys/fs/bpf | sort"])
     };
     // A user's own things, which must stay.
