@@ -32,14 +32,14 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 
 fn table(report: &Report) -> String {
     let mut text = format!(
-        "{:<28} {:<16} {:>8} {:>10} {:>10} {:>8}\n",
+        "{:<30} {:<16} {:>8} {:>10} {:>10} {:>8}\n",
         "situation", "subject", "flows", "median ns", "least ns", "ratio"
     );
     for row in &report.rows {
         let flows = if row.flows == 0 { "-".to_owned() } else { row.flows.to_string() };
         let ratio = row.ratio.map_or_else(|| "-".to_owned(), |r| format!("{r:.2}"));
         text += &format!(
-            "{:<28} {:<16} {:>8} {:>10.0} {:>10.0} {:>8}\n",
+            "{:<30} {:<16} {:>8} {:>10.0} {:>10.0} {:>8}\n",
             row.situation, row.subject, flows, row.median, row.least, ratio
         );
     }
