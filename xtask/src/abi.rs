@@ -20,8 +20,7 @@ const HEADER: &str = "\
 
 #![allow(missing_docs, clippy::all, non_upper_case_globals, dead_code)]
 
-pub use crate::endian::{Be16, Be32};
-";
+pub use crate::endian::{Be16, Be32};";
 
 /// bindgen knows the integers of stdint.h by name and writes them as Rust's; the kernel's it would write as aliases.
 const WRAPPER: &str = "\
