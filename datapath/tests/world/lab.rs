@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 pub const GATEWAY4: Ipv4Addr = Ipv4Addr::new(10, 15, 0, 1);
 pub const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xf00d, 0, 0, 0, 0, 0, 0, 1);
 /// How long anything may take that should come at once.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs a test on a thread with network and mount namespaces of its own, and a BPF file system in it.
 pub fn in_node<F: Future<Output = ()>>(test: impl FnOnce(PathBuf) -> F + Send) {

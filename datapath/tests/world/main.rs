@@ -8,5 +8,4 @@ mod life;
 mod paths;
 mod policy;
 mod restart;
-mod speed;
 mod traffic;
