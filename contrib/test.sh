@@ -12,4 +12,4 @@ CILIUM_BIN=$(pwd)/target/dist
 export CILIUM_BIN
 # A failing scene tells what it saw; the frames above it say nothing more.
 export RUST_BACKTRACE=0
-exec cargo test --workspace --locked -- --include-ignored --test-threads "${TEST_THREADS:-2}"
+exec cargo test --workspace --locked --no-fail-fast -- --include-ignored --test-threads "${TEST_THREADS:-2}"

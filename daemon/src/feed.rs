@@ -88,7 +88,7 @@ impl PolicyFeed {
                 Update::Delete { key: gone } if gone == key() => {
                     *seen = Seen::Nothing;
                     if !*listing {
-                        self.listed(seen).await;
+                        self.changed(seen).await;
                     }
                 }
                 // Another key that begins alike.
@@ -115,32 +115,37 @@ impl PolicyFeed {
         }
     }
 
-    /// One change; if it goes back in the count of revisions, the store is asked whether that is really so.
+    /// One change. What goes back in the count of revisions is either late or a store that was restored.
     async fn changed(&self, seen: &Seen) {
-        let Seen::Document(document) = seen else { return };
-        let in_force = self.outputs.borrow().view.policy.revision;
-        if document.revision >= in_force {
-            return self.document(document).await;
-        }
-        let stored = self.backend.get(&key()).await.ok().flatten();
-        let stored = stored.and_then(|entry| Document::decode(&entry.value).ok());
-        if stored.as_ref() == Some(document) {
-            self.listed(seen).await;
+        match seen {
+            Seen::Document(document) if document.revision >= self.in_force() => {
+                let input = Input::PolicyDocument { revision: document.revision, rules: Arc::clone(&document.rules) };
+                self.feed(input).await;
+            }
+            Seen::Document(_) | Seen::Nothing => self.listed(seen).await,
+            Seen::Unreadable => {}
         }
     }
 
-    async fn document(&self, document: &Document) {
-        let input = Input::PolicyDocument { revision: document.revision, rules: Arc::clone(&document.rules) };
-        self.feed(input).await;
-    }
-
+    /// What the store holds, whatever its revision. A listing may be older than what an import of this node has fed
+    /// since: one that goes back is read once more.
     async fn listed(&self, seen: &Seen) {
-        let document = match seen {
+        let mut document = match seen {
             Seen::Document(document) => document.clone(),
             Seen::Nothing => Document::empty(),
             Seen::Unreadable => return self.inputs.tell(Input::Away(Source::Policy)).await,
         };
+        if document.revision < self.in_force()
+            && let Ok(entry) = self.backend.get(&key()).await
+        {
+            let stored = entry.map_or_else(|| Ok(Document::empty()), |entry| Document::decode(&entry.value));
+            document = stored.unwrap_or(document);
+        }
         self.feed(Input::PolicyListed { revision: document.revision, rules: document.rules }).await;
+    }
+
+    fn in_force(&self) -> u64 {
+        self.outputs.borrow().view.policy.revision
     }
 
     async fn feed(&self, input: Input) {

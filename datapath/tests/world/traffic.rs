@@ -2,7 +2,7 @@
 
 use datapath::netns::Namespace;
 use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
@@ -59,17 +59,17 @@ pub fn tcp_stream(
     hope: Hope,
 ) -> Option<(TcpStream, TcpStream)> {
     let target = SocketAddr::new(address, port);
-    let listener = to.at(|| listen(target));
+    let listener = to.at(|| bound(|| TcpListener::bind(target)));
     let client = from.at(|| TcpStream::connect_timeout(&target, hope.wait())).ok()?;
     let (server, _) = listener.accept().unwrap();
     Some((client, server))
 }
 
-/// A process that the node is just starting holds our former listener until it executes its program.
-fn listen(target: SocketAddr) -> TcpListener {
+/// A process that the node is just starting holds our former socket until it executes its program.
+fn bound<S>(bind: impl Fn() -> io::Result<S>) -> S {
     let deadline = Instant::now() + ANSWER;
     loop {
-        match TcpListener::bind(target) {
+        match bind() {
             Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => std::thread::yield_now(),
             bound => return bound.unwrap(),
         }
@@ -94,7 +94,7 @@ fn one_way(from: &mut TcpStream, to: &mut TcpStream, wait: Duration) -> bool {
 
 /// Sends a datagram of `size` bytes and has it sent back.
 pub fn udp(from: &impl Place, to: &impl Place, address: IpAddr, port: u16, size: usize, hope: Hope) -> bool {
-    let server = to.at(|| UdpSocket::bind((address, port))).unwrap();
+    let server = to.at(|| bound(|| UdpSocket::bind((address, port))));
     let any: IpAddr = if address.is_ipv4() { [0; 4].into() } else { [0u8; 16].into() };
     let client = from.at(|| UdpSocket::bind((any, 0))).unwrap();
     let datagram: Vec<u8> = (0..size).map(|n| n as u8).collect();
