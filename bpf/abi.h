@@ -20,7 +20,8 @@
 
 /* Reserved identities that the programs know by number. */
 #define IDENTITY_HOST 1
-#define IDENTITY_WORLD 2
+#define IDENTITY_WORLD_IPV4 9
+#define IDENTITY_WORLD_IPV6 10
 /* The first identity that stands for a CIDR prefix on this node. */
 #define IDENTITY_FIRST_LOCAL 0x1000000
 

@@ -50,7 +50,10 @@ pub struct TraceResult {
 /// `GET /v1/policy/wait?revision=N`: how far the endpoints are (the CLI polls).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WaitState {
+    /// The revision in force. Below the one that was asked for, nobody enforces that yet, not even where there are no
+    /// endpoints.
     pub revision: u64,
+    /// How many endpoints enforce the revision that was asked for, or a newer one.
     pub at_revision: usize,
     pub endpoints: usize,
 }

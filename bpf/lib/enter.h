@@ -66,10 +66,12 @@ static __always_inline bool enter_established(struct __sk_buff *skb, struct pack
 
 /*
  * Who the source is. 0, or the reason to drop: an address of an endpoint here comes through that endpoint's device or
- * is a lie. The host's own address from outside is a lie too, but one for the stack to judge: here it is the world's.
+ * is a lie. What comes through an endpoint's device is that endpoint's, whatever address the host has given it. The
+ * host's own address from outside is a lie too, but one for the stack to judge: here it is the world's.
  */
 static __always_inline __u32 enter_source(struct __sk_buff *skb, struct packet *p, const struct endpoint *ep)
 {
+	const __u32 slot = slot_of_ifindex(skb->ingress_ifindex);
 	const struct endpoint *from;
 	struct ipcache_entry found;
 
@@ -79,11 +81,11 @@ static __always_inline __u32 enter_source(struct __sk_buff *skb, struct packet *
 		return 0;
 	}
 	found = ipcache_find(&p->source, p->family);
-	p->source_identity = found.identity == IDENTITY_HOST ? IDENTITY_WORLD : found.identity;
-	if (found.slot) {
-		from = endpoint_at(found.slot);
-		p->source_slot = found.slot;
-		if (!from || ifindex_of_slot(found.slot) != skb->ingress_ifindex)
+	p->source_identity = found.identity == IDENTITY_HOST ? world_of(p->family) : found.identity;
+	if (found.slot || slot) {
+		from = endpoint_at(slot);
+		p->source_slot = slot ?: found.slot;
+		if (!from || (found.slot && found.slot != slot))
 			return DROP_INVALID_SOURCE;
 		p->source_identity = from->identity;
 		p->hairpin = 1;
@@ -101,8 +103,9 @@ static __noinline int enter_slowly(struct __sk_buff *skb, struct packet *p)
 	reason = enter_source(skb, p, ep);
 	if (reason)
 		return drop(skb, p, reason);
-	p->destination_policy = ep->policy;
-	if (!ep->policy)
+	p->destination_policy = READ_ONCE(ep->policy);
+	p->destination_identity = policy_subject(p->destination_policy);
+	if (!p->destination_identity)
 		return drop(skb, p, DROP_NO_POLICY);
 	reason = p->kind == KIND_ICMP_ERROR ? related(skb, p) : judge_flow(skb, p);
 	if (reason)

@@ -13,10 +13,15 @@ MAP(cilium_ipcache, BPF_MAP_TYPE_HASH, struct ipcache_key, struct ipcache_entry,
 MAP(cilium_ipcache_lpm, BPF_MAP_TYPE_LPM_TRIE, struct ipcache_lpm_key, struct ipcache_entry, IPCACHE_ENTRIES,
     BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG);
 
+static __always_inline __u32 world_of(__u8 family)
+{
+	return family == FAMILY_IPV4 ? IDENTITY_WORLD_IPV4 : IDENTITY_WORLD_IPV6;
+}
+
 /* Whole addresses first: a hash costs the same however many there are, a trie does not. Unknown: the world. */
 static __always_inline struct ipcache_entry ipcache_find(const union address *address, __u8 family)
 {
-	const struct ipcache_entry world = { .identity = IDENTITY_WORLD };
+	const struct ipcache_entry world = { .identity = world_of(family) };
 	struct ipcache_lpm_key key = { .prefix = IPCACHE_LPM_FAMILY_BITS + 128, .key.family = family };
 	const struct ipcache_entry *found;
 
@@ -33,7 +38,7 @@ static __always_inline struct ipcache_entry ipcache_find(const union address *ad
 /* Identities that an internal network has no traffic with. */
 static __always_inline bool is_outside(__u32 identity)
 {
-	return identity == IDENTITY_WORLD || identity >= IDENTITY_FIRST_LOCAL;
+	return identity == IDENTITY_WORLD_IPV4 || identity == IDENTITY_WORLD_IPV6 || identity >= IDENTITY_FIRST_LOCAL;
 }
 
 #endif

@@ -12,6 +12,7 @@
 #include "conntrack.h"
 #include "endpoints.h"
 #include "events.h"
+#include "ipcache.h"
 #include "policy.h"
 #include "runtime.h"
 
@@ -152,6 +153,9 @@ __noinline int judge_flow(struct __sk_buff *skb, struct packet *p)
 			p->hairpin = 1;
 			p->destination_policy = 0;
 		}
+		/* The opener asked for an address, and its policy was asked about that, not about who stands behind it. */
+		if (!forward && p->hairpin && p->point == POINT_TO_ENDPOINT)
+			p->source_identity = ipcache_find(&p->source, p->family).identity;
 		next = *entry;
 	}
 	reason = judge(p, forward, skb->len);

@@ -57,6 +57,9 @@ HELPER(void, ringbuf_submit, void *record, __u64 flags);
 #define bpf_htonl(x) __builtin_bswap32(x)
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "these programs are written for little-endian machines");
 
+/* One load, here and not elsewhere, whatever the compiler would rather do. */
+#define READ_ONCE(x) (*(const volatile __typeof__(x) *)&(x))
+
 /* Bounds of the linear part of a packet; the verifier wants them read anew after each helper that may move it. */
 static __always_inline void *packet_start(const struct __sk_buff *skb)
 {

@@ -85,9 +85,9 @@ static __always_inline __u32 leave_destination(struct packet *p, const struct en
 	if (!to || !endpoint_has(to, &p->destination, is_ipv6(p)))
 		return DROP_UNROUTABLE;
 	p->destination_slot = found.slot;
-	p->destination_identity = to->identity;
-	p->destination_policy = to->policy;
-	return to->policy ? 0 : DROP_NO_POLICY;
+	p->destination_policy = READ_ONCE(to->policy);
+	p->destination_identity = policy_subject(p->destination_policy);
+	return p->destination_identity ? 0 : DROP_NO_POLICY;
 }
 
 /* Sends an allowed packet on; `slot` 0: to the host's stack. */
@@ -115,8 +115,9 @@ static __noinline int leave_slowly(struct __sk_buff *skb, struct packet *p)
 		reason = related(skb, p);
 		return reason ? drop(skb, p, reason) : leave_forward(skb, p, p->destination_slot);
 	}
-	p->source_policy = ep->policy;
-	if (!ep->policy)
+	p->source_policy = READ_ONCE(ep->policy);
+	p->source_identity = policy_subject(p->source_policy);
+	if (!p->source_identity)
 		return drop(skb, p, DROP_NO_POLICY);
 	reason = leave_destination(p, ep);
 	if (!reason)

@@ -91,19 +91,38 @@ static __always_inline __u32 policy_weight(const struct policy_entry *entry, __u
 	return (__u32)entry->precedence << 16 | (entry->flags & POLICY_DENY) << 8 | length;
 }
 
+/* The header of a policy, or NULL when it is not in the kernel. */
+static __always_inline const struct policy_header *policy_header(__u32 policy)
+{
+	__u32 index = policy % POLICY_SLOTS;
+	const struct policy_header *header = bpf_map_lookup_elem(&cilium_policies, &index);
+
+	return header && policy && header->id == policy ? header : NULL;
+}
+
+/*
+ * Whose policy it is; 0 when it is not in the kernel. An endpoint's `policy` and `identity` change one after the other:
+ * who takes both from the policy never judges one identity and stamps the verdict as that of another.
+ */
+static __always_inline __u32 policy_subject(__u32 policy)
+{
+	const struct policy_header *header = policy_header(policy);
+
+	return header ? header->identity : 0;
+}
+
 /* 0 when allowed, else the reason to drop. */
 __noinline int policy_verdict(struct policy_question *q)
 {
 	struct policy_entry *entry, *any;
 	const struct policy_header *header;
-	__u32 class = 0, any_class = 0, index, whose;
+	__u32 class = 0, any_class = 0, whose;
 
 	if (!q)
 		return DROP_NO_POLICY;
 	q->matched = MATCH_NONE;
-	index = q->policy % POLICY_SLOTS;
-	header = bpf_map_lookup_elem(&cilium_policies, &index);
-	if (!header || !q->policy || header->id != q->policy)
+	header = policy_header(q->policy);
+	if (!header)
 		return DROP_NO_POLICY;
 	whose = q->direction & 1;
 	entry = q->peer ? policy_best(q, q->peer, header->classes[whose][POLICY_PEER], &class) : NULL;

@@ -8,6 +8,7 @@
 
 #include "conntrack.h"
 #include "endpoints.h"
+#include "events.h"
 #include "parse.h"
 #include "runtime.h"
 
@@ -32,6 +33,7 @@ __noinline int related(struct __sk_buff *skb, struct packet *p)
 {
 	struct packet quoted = {};
 	union ct_key key;
+	const struct endpoint *to;
 	struct ct_entry *entry;
 	__u32 side, other, reason;
 	bool v6;
@@ -62,10 +64,13 @@ __noinline int related(struct __sk_buff *skb, struct packet *p)
 		if (entry->slot[other] != p->source_slot)
 			return DROP_UNKNOWN_CT_STATE;
 		p->destination_slot = entry->slot[side];
-		p->destination_identity = p->destination_slot ? 0 : entry->stamp[side & 1];
+		to = endpoint_at(p->destination_slot);
+		p->destination_identity = to ? to->identity : entry->stamp[side & 1];
 	} else if (entry->slot[side & 1] != p->destination_slot) {
 		return DROP_UNKNOWN_CT_STATE;
 	}
+	if (monitor_level() >= MONITOR_ALL)
+		emit(skb, p, EVENT_TRACE, 0);
 	return 0;
 }
 

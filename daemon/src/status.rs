@@ -93,7 +93,7 @@ fn warnings(agent: &Agent, outputs: &Outputs) -> Vec<Part> {
 }
 
 fn datapath(kernel: Option<&Kernel>, outputs: &Outputs) -> Part {
-    let Some(kernel) = kernel else { return part(State::Warning, "being started") };
+    let Some(kernel) = kernel else { return part(State::Failure, "being started") };
     let status = kernel.status.borrow();
     let failing = status.failing.iter().filter(|(object, _)| **object != Object::Node(MASQUERADE));
     let failing: Vec<_> = failing.collect();
@@ -102,7 +102,7 @@ fn datapath(kernel: Option<&Kernel>, outputs: &Outputs) -> Part {
             let more = if failing.len() > 1 { format!(" (and {} more)", failing.len() - 1) } else { String::new() };
             part(State::Failure, format!("{object}: {}, tried {} times{more}", failure.message, failure.attempts))
         }
-        (None, None) => part(State::Warning, "waiting for the policy and the identities; what was in force stays"),
+        (None, None) => part(State::Failure, "waiting for the policy and the identities; what was in force stays"),
         (None, Some(desired)) if status.realised < desired => {
             part(State::Ok, format!("at revision {} of {desired}", status.realised))
         }

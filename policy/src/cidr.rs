@@ -4,9 +4,7 @@
 //! An address has exactly one identity: that of the longest mentioned prefix that holds it. A rule for a broad prefix
 //! therefore selects the identities of all narrower mentioned prefixes too.
 
-use crate::entity::Entity;
 use crate::rule::Rule;
-use crate::selector::Selector;
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use model::labels::{SOURCE_CIDR, SOURCE_RESERVED};
 use model::{Label, Labels};
@@ -98,38 +96,31 @@ pub(crate) fn parse_label_key(key: &str) -> Option<IpNetwork> {
 }
 
 /// The prefix that an identity with these labels stands for. `None` for managed endpoints, nodes and the host, whatever
-/// their addresses, and for the world outside of all mentioned prefixes.
+/// their addresses, and for a world of no family.
 pub(crate) fn of_labels(labels: &Labels) -> Option<IpNetwork> {
+    for (name, everything) in ["world-ipv4", "world-ipv6"].into_iter().zip(EVERYTHING) {
+        if labels.has_reserved(name) {
+            return Some(everything);
+        }
+    }
     let label = labels.iter().find(|label| label.source == SOURCE_CIDR)?;
     let inside = ["host", "remote-node", "health", "init", "ingress"];
     let managed = labels.iter().any(|l| l.source == SOURCE_RESERVED && inside.contains(&l.key.as_str()));
     if managed { None } else { parse_label_key(&label.key) }
 }
 
-/// Every prefix that the rules mention, `except`s included. Each needs an identity of its own with `cidr_labels`.
-///
-/// Where a rule tells the address families of the world apart (`0.0.0.0/0`, `::/0`, the entities `world-ipv4` and
-/// `world-ipv6`) both `0.0.0.0/0` and `::/0` are mentioned, so that no address is left with the identity `world`, which
-/// has no family.
+/// Every prefix that the rules mention, `except`s included. Each needs an identity of its own with `cidr_labels`; the
+/// whole of a family has one already: `world-ipv4`, `world-ipv6`.
 pub fn mentioned_prefixes<'a>(rules: impl IntoIterator<Item = &'a Rule>) -> BTreeSet<IpNetwork> {
     let mut prefixes = BTreeSet::new();
-    for rule in rules {
-        for entry in rule.all_entries() {
-            prefixes.extend(entry.cidr.iter().flatten().map(|cidr| cidr.value));
-            for set in entry.cidr_set.iter().flatten() {
-                prefixes.extend(set.cidr.iter().map(|cidr| cidr.value));
-                prefixes.extend(set.except.iter().flatten().map(|cidr| cidr.value));
-            }
-            let by_entity = entry.entities.iter().flatten().any(|e| matches!(e, Entity::WorldIpv4 | Entity::WorldIpv6));
-            let selectors = entry.endpoints.iter().chain(&entry.requires).flatten();
-            if by_entity || selectors.into_iter().any(Selector::tells_families_apart) {
-                prefixes.extend(EVERYTHING);
-            }
+    for entry in rules.into_iter().flat_map(Rule::all_entries) {
+        prefixes.extend(entry.cidr.iter().flatten().map(|cidr| cidr.value));
+        for set in entry.cidr_set.iter().flatten() {
+            prefixes.extend(set.cidr.iter().map(|cidr| cidr.value));
+            prefixes.extend(set.except.iter().flatten().map(|cidr| cidr.value));
         }
     }
-    if EVERYTHING.iter().any(|all| prefixes.contains(all)) {
-        prefixes.extend(EVERYTHING);
-    }
+    prefixes.retain(|prefix| prefix.prefix() > 0);
     prefixes
 }
 

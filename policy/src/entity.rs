@@ -67,12 +67,8 @@ impl Entity {
             Entity::All => true,
             Entity::None => false,
             Entity::World => ["world", "world-ipv4", "world-ipv6"].iter().any(|name| peer.labels.has_reserved(name)),
-            Entity::WorldIpv4 => {
-                peer.labels.has_reserved("world-ipv4") || peer.prefix.as_ref().is_some_and(IpNetwork::is_ipv4)
-            }
-            Entity::WorldIpv6 => {
-                peer.labels.has_reserved("world-ipv6") || peer.prefix.as_ref().is_some_and(IpNetwork::is_ipv6)
-            }
+            Entity::WorldIpv4 => peer.prefix.as_ref().is_some_and(IpNetwork::is_ipv4),
+            Entity::WorldIpv6 => peer.prefix.as_ref().is_some_and(IpNetwork::is_ipv6),
             Entity::Cluster => peer.identity.is_allocated() || OF_CLUSTER.iter().any(|n| peer.labels.has_reserved(n)),
             named => peer.labels.has_reserved(named.name()),
         }

@@ -27,6 +27,7 @@ impl<'a> Peer<'a> {
         let reserved = labels.iter().filter(|label| label.source == model::labels::SOURCE_RESERVED);
         let reserved = reserved.filter_map(|label| Identity::from_reserved_name(&label.key)).next();
         let identity = match (prefix, reserved) {
+            (_, Some(world @ (Identity::WORLD_IPV4 | Identity::WORLD_IPV6))) => world,
             (Some(_), _) => Identity(Identity::FIRST_LOCAL),
             (None, Some(identity)) => identity,
             (None, None) => Identity(Identity::MIN_ALLOCATED),
@@ -70,15 +71,10 @@ impl PeerSelector {
                 Some(prefix) => {
                     cidr::contains(*cidr, prefix) && !except.iter().any(|outer| cidr::contains(*outer, prefix))
                 }
-                None => PeerSelector::is_whole_family_for(*cidr, peer.labels),
+                // Not met in packets, only in questions: a world of no family is in both.
+                None => cidr.prefix() == 0 && peer.labels.has_reserved("world"),
             },
         }
-    }
-
-    /// `0.0.0.0/0` and `::/0` select the world of their family, and the world that has no family.
-    fn is_whole_family_for(cidr: IpNetwork, labels: &Labels) -> bool {
-        let family = if cidr.is_ipv4() { "world-ipv4" } else { "world-ipv6" };
-        cidr.prefix() == 0 && (labels.has_reserved("world") || labels.has_reserved(family))
     }
 }
 

@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn telling_families_apart_mentions_both() {
+    fn the_world_of_a_family_needs_no_identity_of_its_own() {
         for entry in [
             json!({"fromCIDR": ["0.0.0.0/0"]}),
             json!({"fromEntities": ["world-ipv6"]}),
@@ -231,8 +231,7 @@ mod tests {
             let mut repository = Repository::new();
             repository.add(parse_rules(&text.to_string()).unwrap());
             let prefixes: Vec<_> = repository.mentioned_prefixes().iter().map(ToString::to_string).collect();
-            assert_eq!(prefixes, ["0.0.0.0/0", "::/0"]);
+            assert!(prefixes.is_empty(), "{prefixes:?}");
         }
-        assert!(Repository::new().mentioned_prefixes().is_empty());
     }
 }

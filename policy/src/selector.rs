@@ -148,22 +148,12 @@ impl Selector {
             && self.match_expressions.iter().flatten().all(|requirement| requirement.matches(labels))
     }
 
-    /// Whether a key names the world of one address family.
-    pub(crate) fn tells_families_apart(&self) -> bool {
-        self.keys().any(|key| key.family().is_some())
-    }
-
     /// Whether every label set without a certain key matches, and so the whole world does: nothing is demanded but
     /// absence.
     pub(crate) fn demands_only_absence(&self) -> bool {
         let absence = |r: &Requirement| matches!(r.operator, Operator::NotIn | Operator::DoesNotExist);
         let empty = self.match_labels.iter().flatten().next().is_none();
         empty && !self.is_empty() && self.match_expressions.iter().flatten().all(absence)
-    }
-
-    fn keys(&self) -> impl Iterator<Item = &Key> {
-        let of_labels = self.match_labels.iter().flatten().map(|(key, _)| key);
-        of_labels.chain(self.match_expressions.iter().flatten().map(|requirement| &requirement.key))
     }
 
     /// `null` selects everything, as `{}` does.

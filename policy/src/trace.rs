@@ -11,7 +11,7 @@ use crate::peer::Peer;
 use crate::repository::Repository;
 use crate::resolve::{Enforcement, Options};
 use judge::judge;
-use model::labels::SOURCE_ANY;
+use model::labels::SOURCE_CONTAINER;
 use model::{Direction, Label, Labels, Protocol};
 use std::fmt;
 use std::str::FromStr;
@@ -76,9 +76,9 @@ impl fmt::Display for Dport {
     }
 }
 
-/// Reads labels as they are given on a command line: without a source they are of any.
+/// Reads labels as they are given on a command line: without a source they are a container's.
 pub fn parse_labels<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Labels, model::labels::LabelError> {
-    texts.into_iter().map(|text| Label::parse(text, SOURCE_ANY)).collect()
+    texts.into_iter().map(|text| Label::parse(text, SOURCE_CONTAINER)).collect()
 }
 
 /// What is asked.

@@ -142,11 +142,11 @@ fn a_policy_that_still_allows_leaves_the_flow_alone() {
 fn a_changed_address_cache_is_asked_again() {
     for family in FAMILIES {
         let mut world = World::new();
-        world.set_policy(A, &policy([one_port(Direction::Egress, Identity::WORLD, 80)]));
+        world.set_policy(A, &policy([one_port(Direction::Egress, family.outside(), 80)]));
         let packet = |flags| Packet::tcp((family.of(A), 40000), (family.world(), 80), flags);
         world.reaches_stack(A, &packet(SYN));
         world.reaches_stack(A, &packet(ACK));
-        assert_eq!(world.flow(family).stamp.iter().filter(|s| **s == Identity::WORLD.0).count(), 1);
+        assert_eq!(world.flow(family).stamp.iter().filter(|s| **s == family.outside().0).count(), 1);
         // Something else changes: judged again, allowed again.
         world.set_address(family.cidr(), CIDR, 0);
         world.reaches_stack(A, &packet(ACK));
@@ -164,7 +164,7 @@ fn a_changed_address_cache_is_asked_again() {
 fn replies_from_outside_are_cut_with_the_address_cache_too() {
     for family in FAMILIES {
         let mut world = World::new();
-        world.set_policy(A, &policy([one_port(Direction::Egress, Identity::WORLD, 80)]));
+        world.set_policy(A, &policy([one_port(Direction::Egress, family.outside(), 80)]));
         world.reaches_stack(A, &Packet::tcp((family.of(A), 40000), (family.world(), 80), SYN));
         let reply = Packet::tcp((family.world(), 80), (family.of(A), 40000), SYN | ACK);
         assert_eq!(world.enter_from_world(A, &reply).action, ACT_OK);
@@ -397,7 +397,7 @@ fn another_container_in_the_slot_does_not_inherit_the_flow() {
 fn world_may_be_answered_by_whom_it_may_call() {
     for family in FAMILIES {
         let mut world = World::new();
-        world.set_policy(A, &policy([one_port(Direction::Ingress, Identity::WORLD, 80)]));
+        world.set_policy(A, &policy([one_port(Direction::Ingress, family.outside(), 80)]));
         let call = |flags| Packet::tcp((family.world(), 5555), (family.of(A), 80), flags);
         let answer = |flags| Packet::tcp((family.of(A), 80), (family.world(), 5555), flags);
         world.leave_dropped(A, &answer(SYN | ACK), abi::DROP_POLICY_DENIED);

@@ -9,7 +9,7 @@ use model::{Direction, Identity, PolicyEntry, PolicyKey, PolicyMap, Protocol};
 use proptest::prelude::*;
 
 /// Few values, so that entries meet each other and packets meet entries.
-const PEERS: [Identity; 4] = [Identity::UNKNOWN, Identity(1000 + A), Identity::WORLD, CIDR];
+const PEERS: [Identity; 5] = [Identity::UNKNOWN, Identity(1000 + A), Identity::WORLD_IPV4, Identity::WORLD_IPV6, CIDR];
 const PORTS: [u16; 8] = [0, 1, 79, 80, 81, 8080, 40000, 65535];
 
 fn key() -> impl Strategy<Value = PolicyKey> {
@@ -61,14 +61,17 @@ fn case() -> impl Strategy<Value = Case> {
         prop::sample::select(&[Protocol::TCP, Protocol::UDP, Protocol::SCTP]),
         near,
     )
-        .prop_map(|(direction, family, peer, protocol, port)| Case { direction, family, peer, protocol, port })
+        .prop_map(|(direction, family, peer, protocol, port)| {
+            let outside = [Identity::WORLD_IPV4, Identity::WORLD_IPV6].contains(&peer);
+            Case { direction, family, peer: if outside { family.outside() } else { peer }, protocol, port }
+        })
 }
 
 impl Case {
     /// `n` makes the flow one that nobody has had: the verdict must come from the policy, not from an entry.
     fn packet(&self, n: u16) -> Packet {
         let peer = match self.peer {
-            Identity::WORLD => self.family.world(),
+            Identity::WORLD_IPV4 | Identity::WORLD_IPV6 => self.family.world(),
             CIDR => self.family.cidr(),
             _ => self.family.of(A),
         };
@@ -97,7 +100,9 @@ impl Case {
         let packet = self.packet(n);
         match (self.direction, self.peer) {
             (Direction::Egress, _) => world.leave(B, &packet),
-            (Direction::Ingress, Identity::WORLD | CIDR) => world.enter_from_world(B, &packet),
+            (Direction::Ingress, Identity::WORLD_IPV4 | Identity::WORLD_IPV6 | CIDR) => {
+                world.enter_from_world(B, &packet)
+            }
             (Direction::Ingress, _) => world.leave(A, &packet),
         }
         .action

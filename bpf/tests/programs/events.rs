@@ -103,9 +103,9 @@ fn a_new_flow_with_the_outside_is_a_verdict_of_one() {
         world.enter_from_world(A, &Packet::tcp((family.world(), 40000), (family.of(A), 80), SYN));
         let events = world.node.events().unwrap();
         let [out, into] = events[..] else { panic!("{events:?}") };
-        assert_eq!((u32::from(out.direction), out.destination_identity), (abi::DIRECTION_EGRESS, Identity::WORLD.0));
+        assert_eq!((u32::from(out.direction), out.destination_identity), (abi::DIRECTION_EGRESS, family.outside().0));
         assert_eq!((out.source_slot, out.destination_slot), (A as u16, 0));
-        assert_eq!((u32::from(into.direction), into.source_identity), (abi::DIRECTION_INGRESS, Identity::WORLD.0));
+        assert_eq!((u32::from(into.direction), into.source_identity), (abi::DIRECTION_INGRESS, family.outside().0));
         assert_eq!((into.source_slot, into.destination_slot), (0, A as u16));
     }
 }
@@ -175,7 +175,7 @@ fn traces_of_traffic_with_the_outside_say_where_it_goes() {
     world.monitor(abi::MONITOR_ALL);
     for family in FAMILIES {
         for (peer, point, identity) in [
-            (family.world(), abi::POINT_TO_STACK, Identity::WORLD),
+            (family.world(), abi::POINT_TO_STACK, family.outside()),
             (family.host(), abi::POINT_TO_HOST, Identity::HOST),
             (family.cidr(), abi::POINT_TO_STACK, CIDR),
         ] {
@@ -190,7 +190,7 @@ fn traces_of_traffic_with_the_outside_say_where_it_goes() {
         world.enter_from_world(A, &answer);
         let event = *world.node.events().unwrap().last().unwrap();
         assert_eq!((u32::from(event.kind), u32::from(event.ct_state)), (abi::EVENT_TRACE, abi::CT_REPLY));
-        assert_eq!((u32::from(event.point), event.source_identity), (abi::POINT_TO_ENDPOINT, Identity::WORLD.0));
+        assert_eq!((u32::from(event.point), event.source_identity), (abi::POINT_TO_ENDPOINT, family.outside().0));
         assert_eq!((event.source_slot, event.destination_slot), (0, A as u16));
     }
 }

@@ -142,7 +142,7 @@ fn a_quoted_piece_names_no_flow() {
 fn pieces_enter_as_they_leave() {
     for family in FAMILIES {
         let mut world = World::new();
-        let key = PolicyKey::one_port(Direction::Ingress, model::Identity::WORLD, Protocol::UDP, 53);
+        let key = PolicyKey::one_port(Direction::Ingress, family.outside(), Protocol::UDP, 53);
         world.set_policy(A, &policy([(key, PolicyEntry::ALLOW)]));
         let datagram = Packet::udp((family.world(), 40000), (family.of(A), 53), &[7; 56]);
         let ran = world.enter_from_world(A, &datagram.piece(8, 24..64));

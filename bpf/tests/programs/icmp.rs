@@ -195,7 +195,7 @@ fn errors_about_pings_and_datagrams_pass_too() {
 fn routers_may_tell_of_what_the_container_sent() {
     for family in FAMILIES {
         let mut world = World::new();
-        world.set_policy(A, &policy([one_port(Direction::Egress, Identity::WORLD, 80)]));
+        world.set_policy(A, &policy([one_port(Direction::Egress, family.outside(), 80)]));
         let sent = Packet::tcp((family.of(A), 40000), (family.world(), 80), SYN);
         world.reaches_stack(A, &sent);
         // "Fragmentation needed" of a router on the way, "time exceeded" of the host itself.
@@ -220,7 +220,7 @@ fn routers_may_tell_of_what_the_container_sent() {
 fn a_container_may_tell_the_world_of_what_it_got() {
     for family in FAMILIES {
         let mut world = World::new();
-        let key = PolicyKey::any_port(Direction::Ingress, Identity::WORLD);
+        let key = PolicyKey::any_port(Direction::Ingress, family.outside());
         world.set_policy(A, &policy([(key, PolicyEntry::ALLOW)]));
         let got = Packet::udp((family.world(), 5000), (family.of(A), 53), b"x");
         assert_eq!(world.enter_from_world(A, &got).action, ACT_OK);

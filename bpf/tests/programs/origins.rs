@@ -106,7 +106,7 @@ fn the_world_is_not_the_host_whatever_it_says() {
         let forged = call(family, family.host(), SYN);
         let ran = world.enter_from_world(A, &forged);
         let event = world.dropped(&ran, abi::DROP_POLICY_DENIED, abi::DIRECTION_INGRESS);
-        assert_eq!(event.source_identity, Identity::WORLD.0);
+        assert_eq!(event.source_identity, family.outside().0);
         // Nor on a flow that the host has opened.
         assert_eq!(world.enter_from_host(A, &forged).action, ACT_OK);
         let ran = world.enter_from_world(A, &call(family, family.host(), ACK));
@@ -134,12 +134,12 @@ fn the_host_may_answer_in_the_worlds_place() {
     // A proxy or a redirection on the host: the address is the world's, the packet is the host's.
     for family in FAMILIES {
         let mut world = World::new();
-        world.set_policy(A, &policy([one_port(Direction::Egress, Identity::WORLD, 80)]));
+        world.set_policy(A, &policy([one_port(Direction::Egress, family.outside(), 80)]));
         world.reaches_stack(A, &Packet::tcp((family.of(A), 40000), (family.world(), 80), SYN));
         let answer = Packet::tcp((family.world(), 80), (family.of(A), 40000), SYN | ACK);
         assert_eq!(world.enter_from_host(A, &answer).action, ACT_OK);
         // But a flow that the world has opened is not the host's to go on with.
-        world.set_policy(A, &policy([one_port(Direction::Ingress, Identity::WORLD, 80)]));
+        world.set_policy(A, &policy([one_port(Direction::Ingress, family.outside(), 80)]));
         assert_eq!(world.enter_from_world(A, &call(family, family.world(), SYN)).action, ACT_OK);
         let ran = world.enter_from_host(A, &call(family, family.world(), ACK));
         world.dropped(&ran, abi::DROP_POLICY_DENIED, abi::DIRECTION_INGRESS);
@@ -187,6 +187,55 @@ fn a_hairpin_keeps_its_identity_and_its_way_back() {
         world.dropped(&ran, abi::DROP_POLICY_DENIED, abi::DIRECTION_EGRESS);
         let ran = world.node.enter(A, device(B), &packet(ACK)).unwrap();
         world.dropped(&ran, abi::DROP_POLICY_DENIED, abi::DIRECTION_INGRESS);
+    }
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn who_answers_behind_a_port_of_the_host_answers_as_the_host() {
+    for family in FAMILIES {
+        // A may reach the host alone; the host turns its port to B, and B's answers back.
+        let mut world = World::new();
+        world.set_policy(A, &policy([one_port(Direction::Egress, Identity::HOST, 80)]));
+        let call = |flags| Packet::tcp((family.of(A), 40000), (family.host(), 80), flags);
+        let answer = |flags| Packet::tcp((family.host(), 80), (family.of(A), 40000), flags);
+        world.reaches_stack(A, &call(SYN));
+        assert_eq!(world.node.enter(A, device(B), &answer(SYN | ACK).build()).unwrap().action, ACT_OK);
+        world.reaches_stack(A, &call(ACK));
+        assert_eq!(world.node.enter(A, device(B), &answer(ACK).build()).unwrap().action, ACT_OK);
+        world.set_policy(A, &PolicyMap::default());
+        let ran = world.node.enter(A, device(B), &answer(ACK).build()).unwrap();
+        world.dropped(&ran, abi::DROP_POLICY_DENIED, abi::DIRECTION_INGRESS);
+    }
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn the_hosts_address_makes_no_container_the_host() {
+    for family in FAMILIES {
+        // B called, and the host has given the call an address of its own.
+        let mut world = opened_to(Identity::HOST);
+        let packet = call(family, family.host(), SYN).build();
+        let ran = world.node.enter(A, device(B), &packet).unwrap();
+        let event = world.dropped(&ran, abi::DROP_POLICY_DENIED, abi::DIRECTION_INGRESS);
+        assert_eq!((event.source_identity, event.source_slot), (identity(B).0, B as u16));
+        world.set_policy(A, &policy([one_port(Direction::Ingress, identity(B), 80)]));
+        assert_eq!(world.node.enter(A, device(B), &packet).unwrap().action, ACT_OK);
+    }
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_verdict_is_about_the_identity_whose_policy_it_is() {
+    for family in FAMILIES {
+        // The slot has the next policy already and the former identity still, or the other way round.
+        let mut world = World::open();
+        let next = Identity(2000);
+        world.set_policy(B, &policy([one_port(Direction::Ingress, next, 80)]));
+        let packet = Packet::tcp((family.of(A), 40000), (family.of(B), 80), SYN);
+        world.change_endpoint(A, |endpoint| endpoint.identity = next.0);
+        let event = world.refused_there(A, &packet, abi::DROP_POLICY_DENIED);
+        assert_eq!(event.source_identity, identity(A).0);
     }
 }
 

@@ -229,7 +229,7 @@ fn a_prefix_names_an_identity() {
         world.reaches_stack(A, &Packet::tcp((family.of(A), 40000), (family.cidr(), 443), SYN));
         let elsewhere = Packet::tcp((family.of(A), 40000), (family.world(), 443), SYN);
         let event = world.leave_dropped(A, &elsewhere, abi::DROP_POLICY_DENIED);
-        assert_eq!(event.destination_identity, Identity::WORLD.0);
+        assert_eq!(event.destination_identity, family.outside().0);
     }
 }
 

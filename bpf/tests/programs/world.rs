@@ -43,6 +43,11 @@ impl Family {
         self.pick(Ipv4Addr::new(192, 0, 2, 9), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9))
     }
 
+    /// The identity of what is in no address cache.
+    pub fn outside(self) -> Identity {
+        if self == Family::V4 { Identity::WORLD_IPV4 } else { Identity::WORLD_IPV6 }
+    }
+
     /// Within the prefix that has the identity `CIDR`.
     pub fn cidr(self) -> IpAddr {
         self.pick(Ipv4Addr::new(198, 51, 100, 7), Ipv6Addr::new(0x2001, 0xdb8, 0x51, 0, 0, 0, 0, 7))

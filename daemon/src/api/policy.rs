@@ -139,7 +139,7 @@ pub fn progress(agent: &Agent, mut query: Query) -> Result<Response<Body>, Refus
             .map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, format!("{text:?} is no policy revision")))?,
     };
     let body = shape::WaitState {
-        revision,
+        revision: outputs.view.policy.revision,
         at_revision: at_revision(&outputs, revision),
         endpoints: outputs.view.endpoints.len(),
     };

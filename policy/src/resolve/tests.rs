@@ -329,9 +329,9 @@ fn excepted_prefixes_are_not_denied_only_not_allowed() {
 #[test]
 fn families_of_the_world_are_told_apart() {
     let map = with(json!({"egress": [{"toCIDR": ["0.0.0.0/0"]}]}));
-    let found = [0, 1].map(|i| allowed(&map, Direction::Egress, Identity(PREFIX + i), Protocol::TCP, 80));
-    assert_eq!(found, [true, false]);
-    assert!(allowed(&map, Direction::Egress, Identity::WORLD, Protocol::TCP, 80));
+    let found = [Identity::WORLD_IPV4, Identity::WORLD_IPV6, Identity::WORLD]
+        .map(|peer| allowed(&map, Direction::Egress, peer, Protocol::TCP, 80));
+    assert_eq!(found, [true, false, true]);
     assert!(!allowed(&map, Direction::Egress, CLIENT, Protocol::TCP, 80));
 }
 

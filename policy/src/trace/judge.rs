@@ -240,11 +240,7 @@ pub(super) fn prefix_matches(prefix: IpNetwork, peer: &Peer<'_>, whole: Whole) -
             let (inner_first, inner_last) = bounds(inner);
             prefix.is_ipv4() == inner.is_ipv4() && first <= inner_first && inner_last <= last
         }
-        None => {
-            let family = if prefix.is_ipv4() { "world-ipv4" } else { "world-ipv6" };
-            let world = peer.labels.has_reserved("world") || peer.labels.has_reserved(family);
-            whole == Whole::Is && world && prefix.prefix() == 0
-        }
+        None => whole == Whole::Is && peer.labels.has_reserved("world") && prefix.prefix() == 0,
     }
 }
 

@@ -32,18 +32,18 @@ fn the_log_has_ciliums_form() {
     let answer = ask(foo_to_bar(), Options::default(), "foo", "bar", &["80"]);
     let expected = "\
 ----------------------------------------------------------------
-Tracing From: [any:foo] => To: [any:bar] Ports: [80/ANY]
+Tracing From: [container:foo] => To: [container:bar] Ports: [80/ANY]
 
-Resolving egress policy for [any:foo]
+Resolving egress policy for [container:foo]
   Rule {\"matchLabels\":{\"any:bar\":\"\"}}: did not select
   Rule {\"matchLabels\":{\"any:bar\":\"\"}}: did not select
 0/2 rules selected
 Egress verdict: allowed
 
-Resolving ingress policy for [any:bar]
+Resolving ingress policy for [container:bar]
 * Rule {\"matchLabels\":{\"any:bar\":\"\"}}: selected
     Allows from labels {\"matchLabels\":{\"any:baz\":\"\"}}
-      No label match for [any:foo]
+      No label match for [container:foo]
 * Rule {\"matchLabels\":{\"any:bar\":\"\"}}: selected
     Allows from labels {\"matchLabels\":{\"any:foo\":\"\"}}
       Found all required labels
@@ -130,7 +130,7 @@ fn requirements_are_shown() {
         "{}",
         answer.log
     );
-    assert!(answer.log.contains("Found unsatisfied requirement for [any:foo]\n"), "{}", answer.log);
+    assert!(answer.log.contains("Found unsatisfied requirement for [container:foo]\n"), "{}", answer.log);
 }
 
 #[test]

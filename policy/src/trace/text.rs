@@ -16,7 +16,12 @@ pub(super) fn heading(question: Question<'_>) -> String {
 }
 
 fn listed(labels: &Labels) -> String {
-    format!("[{}]", labels.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+    plain(&format!("[{}]", labels.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")))
+}
+
+/// Labels and rules are other people's texts: what a terminal would obey, or take for a line of ours, is escaped.
+fn plain(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
 /// What was looked at for one side. `port` is named where several are asked about.
@@ -40,7 +45,7 @@ pub(super) fn side(
         lines.push("Not an endpoint: nothing is enforced there".to_owned());
     }
     lines.push(format!("{upper} verdict: {}", judgement.verdict()));
-    lines.join("\n") + "\n\n"
+    lines.iter().map(|line| plain(line)).collect::<Vec<_>>().join("\n") + "\n\n"
 }
 
 fn rules(judgement: &Judgement<'_>, peer: &Peer<'_>, verbose: bool, lines: &mut Vec<String>) {
