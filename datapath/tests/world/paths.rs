@@ -1,9 +1,11 @@
 //! Ways that packets take: out into the world, in fragments, too big, with too short a life.
 
-use crate::lab::{Node, World, config, in_node, ip, run};
-use crate::traffic::{Answer, Here, Hope, Place, echo, talk, tcp, tcp_stream, udp};
+use crate::lab::{GATEWAY4, GATEWAY6, Node, World, config, in_node, ip, policy, run};
+use crate::traffic::{Answer, Here, Hope, Place, echo, talk, tcp, tcp_stream, translated, udp};
 use datapath::{Attach, Config};
+use model::{Direction, Identity, PolicyEntry, PolicyKey, PolicyMap, Protocol};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 #[test]
 #[ignore = "needs root: make test"]
@@ -48,6 +50,40 @@ fn the_world_is_reached_past_a_forward_chain_that_drops() {
         run("nft", "delete table inet cilium");
         crate::lab::eventually("the masquerading comes back", reaches);
         node.realised().await;
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_port_of_the_host_may_lead_to_another_container() {
+    in_node(async |bpffs| {
+        let node = Node::start(config(&bpffs)).await;
+        let (a, b, c) = (node.container(1, 300).await, node.container(2, 301).await, node.container(3, 302).await);
+        for rule in [
+            "add table inet ports",
+            "add chain inet ports prerouting { type nat hook prerouting priority -100 ; }",
+            &format!("add rule inet ports prerouting ip daddr {GATEWAY4} tcp dport 8080 dnat ip to {}:80", b.v4()),
+            &format!("add rule inet ports prerouting ip6 daddr {GATEWAY6} tcp dport 8080 dnat ip6 to [{}]:80", b.v6()),
+        ] {
+            run("nft", rule);
+        }
+        // A may reach the host and nobody else; B takes A and nobody else.
+        let host_alone = PolicyKey::any_port(Direction::Egress, Identity::HOST);
+        let host_alone = PolicyMap {
+            entries: [(host_alone, PolicyEntry::ALLOW)].into(),
+            enforced_ingress: true,
+            enforced_egress: true,
+        };
+        node.must(|desired| {
+            desired.policies.insert(Identity(300), Arc::new(host_alone));
+            desired.policies.insert(Identity(301), policy(&[(300, Protocol::TCP, Some(80))]));
+        })
+        .await;
+        for (gateway, serves) in [IpAddr::from(GATEWAY4), GATEWAY6.into()].into_iter().zip(b.addresses()) {
+            let (asked, serves) = ((gateway, 8080).into(), (serves, 80).into());
+            assert!(translated(&a.namespace, &b.namespace, asked, serves, Hope::Passes), "{asked}");
+            assert!(!translated(&c.namespace, &b.namespace, asked, serves, Hope::Dropped), "{asked}");
+        }
     });
 }
 

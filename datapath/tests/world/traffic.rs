@@ -65,6 +65,14 @@ pub fn tcp_stream(
     Some((client, server))
 }
 
+/// Whether a connection to one address is answered by a server that has another: somebody translates in between.
+pub fn translated(from: &impl Place, to: &impl Place, asked: SocketAddr, serves: SocketAddr, hope: Hope) -> bool {
+    let listener = to.at(|| bound(|| TcpListener::bind(serves)));
+    let Ok(mut client) = from.at(|| TcpStream::connect_timeout(&asked, hope.wait())) else { return false };
+    let (mut server, _) = listener.accept().unwrap();
+    talk(&mut client, &mut server)
+}
+
 /// A process that the node is just starting holds our former socket until it executes its program.
 fn bound<S>(bind: impl Fn() -> io::Result<S>) -> S {
     let deadline = Instant::now() + ANSWER;
