@@ -1,7 +1,7 @@
 //! What is allowed: the policy language, from JSON to the entries that the kernel looks packets up in.
 //!
 //! ```text
-//! text --parse_rules--> Vec<Rule> --check_supported--> Repository --Resolver--> model::PolicyMap
+//! text --parse_rules--> Vec<Rule> --check_supported--> Repository --Engine--> model::PolicyMap
 //!                                                          \--trace--> a verdict with its reasons
 //! ```
 //!
@@ -11,6 +11,7 @@
 mod cidr;
 mod compile;
 mod decode;
+mod engine;
 mod entity;
 mod fault;
 mod peer;
@@ -24,11 +25,12 @@ mod validate;
 
 pub use cidr::{cidr_labels, contains, masked, mentioned_prefixes};
 pub use decode::Written;
+pub use engine::{Engine, Resolver, Share};
 pub use entity::Entity;
 pub use fault::{Errors, Fault};
 pub use peer::{Peer, PeerSelector};
 pub use repository::Repository;
-pub use resolve::{AllowLocalhost, Enforcement, Options, Resolver};
+pub use resolve::{AllowLocalhost, Enforcement, Options};
 pub use rule::Rule;
 pub use selector::{Key, Operator, Requirement, Selector};
 pub use support::{check_supported, warnings};

@@ -11,7 +11,10 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt;
 
+mod anchor;
 mod syntax;
+
+pub(crate) use anchor::Anchor;
 
 /// The key of a label, with the source it must have. `id` is short for `any:id`, which is a label of any source; a dot
 /// does not part a source from a key.

@@ -212,10 +212,10 @@ fn import(rules: &[Value]) -> Result<Repository, TestCaseError> {
 /// No key may be there that a broader one with at least its precedence covers: it could change nothing, or would hide a
 /// deny.
 fn assert_tight(map: &PolicyMap) -> Result<(), TestCaseError> {
-    for (key, entry) in &map.entries {
-        for (broad, over) in &map.entries {
+    for (key, entry) in map.iter() {
+        for (broad, over) in map.iter() {
             prop_assert!(
-                broad == key || !broad.covers(key) || over.precedence < entry.precedence,
+                broad == key || !broad.covers(&key) || over.precedence < entry.precedence,
                 "{key:?} {entry:?} is covered by {broad:?} {over:?}"
             );
         }

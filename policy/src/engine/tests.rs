@@ -1,7 +1,8 @@
 use super::*;
 use crate::cidr::cidr_labels;
 use crate::parse_rules;
-use model::{PolicyKey, Protocol};
+use crate::resolve::AllowLocalhost;
+use model::{Direction, Label, PolicyEntry, PolicyKey, Protocol};
 use serde_json::{Value, json};
 
 const WEB: Identity = Identity(300);
@@ -86,7 +87,7 @@ fn the_main_example() {
         (PolicyKey::one_port(Direction::Ingress, CLIENT, Protocol::TCP, 80), PolicyEntry::ALLOW),
         (PolicyKey::any_port(Direction::Egress, Identity::UNKNOWN), PolicyEntry::ALLOW),
     ]);
-    assert_eq!(map.entries, expected);
+    assert_eq!(map.iter().collect::<BTreeMap<_, _>>(), expected);
     assert!(map.enforced_ingress && !map.enforced_egress);
     assert_eq!(*resolver.resolve(&identities[&CLIENT]), PolicyMap::allow_all());
 }
@@ -198,7 +199,7 @@ fn a_broad_denied_prefix_covers_a_narrower_allowed_one() {
 fn an_empty_peer_list_never_means_anyone() {
     let map = with(json!({"egress": [{"toGroups": [], "toPorts": [{"ports": [{"port": "443", "protocol": "TCP"}]}]}],
         "egressDeny": [{"toEndpoints": [], "toPorts": [{"ports": [{"port": "80"}]}]}], "enableDefaultDeny": {"egress": false}}));
-    assert!(map.entries.values().all(|entry| !entry.deny));
+    assert!(map.iter().all(|(_, entry)| !entry.deny));
 }
 
 /// CVE-2023-27594: traffic from the world taken for the host's, and let in by the implicit allow.
@@ -258,7 +259,7 @@ fn modes_are_read_and_written() {
 fn an_endpoint_without_labels_yet_is_refused_what_no_rule_allows() {
     let init = Labels::reserved("init");
     let map = resolve_with(json!([]), Options::default(), &init);
-    assert_eq!((map.entries.len(), map.enforced_ingress, map.enforced_egress), (0, true, true));
+    assert_eq!((map.len(), map.enforced_ingress, map.enforced_egress), (0, true, true));
     let rule = json!([{"endpointSelector": {"matchLabels": {"reserved:init": ""}}, "egress": [{"toEntities": ["host"]}], "enableDefaultDeny": {"egress": false}}]);
     let map = resolve_with(rule, Options::default(), &init);
     assert!(allowed(&map, Direction::Egress, Identity::HOST, Protocol::UDP, 53));
@@ -370,7 +371,7 @@ fn icmp_type_0_is_not_every_type() {
 #[test]
 fn port_0_is_every_port_but_not_icmp() {
     let map = ingress(json!({"toPorts": [{"ports": [{"port": "0"}]}]}));
-    assert_eq!(map.entries.keys().filter(|key| key.direction == Direction::Ingress).count(), 3);
+    assert_eq!(map.keys().filter(|key| key.direction == Direction::Ingress).count(), 3);
     assert_eq!(probes(&map), [true, false, true, true]);
 }
 
@@ -392,6 +393,6 @@ fn reserved_identities_need_not_be_told() {
         repository(json!([{"endpointSelector": {}, "ingress": [{"fromEntities": ["host", "remote-node"]}]}]));
     let map = Resolver::new(&repository, &BTreeMap::new(), Options::default()).resolve(&labels(&["container:id=web"]));
     let peers: Vec<_> =
-        map.entries.keys().filter(|key| key.direction == Direction::Ingress).map(|key| key.identity).collect();
+        map.keys().filter(|key| key.direction == Direction::Ingress).map(|key| key.identity).collect();
     assert_eq!(peers, [Identity::HOST, Identity::REMOTE_NODE, Identity::KUBE_APISERVER]);
 }
