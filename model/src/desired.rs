@@ -3,7 +3,7 @@
 //! It speaks names (endpoint ids, interface names, addresses, identities), never kernel-made numbers. Each snapshot is
 //! complete: what is not in it should not be in the kernel, but see `Datapath::settled`.
 
-use crate::{EndpointId, Identity, Labels, Mac, PolicyMap};
+use crate::{EndpointId, Identity, IdentityMap, Labels, Mac, PolicyMap};
 use ipnetwork::IpNetwork;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -21,7 +21,7 @@ pub struct Datapath {
     /// Prefix to who lives there. Endpoints of this node are in it too.
     pub ipcache: BTreeMap<IpNetwork, IpcacheEntry>,
     /// Policy by subject identity, for every identity that an endpoint in `endpoints` has.
-    pub policies: BTreeMap<Identity, Arc<PolicyMap>>,
+    pub policies: Arc<BTreeMap<Identity, Arc<PolicyMap>>>,
     /// Addresses of the `cilium_host` device: the gateways of all networks, as /32 and /128.
     pub gateways: BTreeSet<IpAddr>,
     /// Prefixes out of which this node hands out addresses: unassigned ones are unreachable instead of following the
@@ -115,6 +115,6 @@ pub struct Status {
 /// Names a reader needs to print what the kernel tells: published with each snapshot.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Names {
-    pub identities: BTreeMap<Identity, Arc<Labels>>,
+    pub identities: IdentityMap<Arc<Labels>>,
     pub endpoints: BTreeMap<EndpointId, String>,
 }

@@ -7,7 +7,7 @@ use crate::rule::Rule;
 use ipnetwork::IpNetwork;
 use model::labels::SOURCE_ANY;
 use model::{Label, Labels};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 #[derive(Clone, Debug)]
@@ -47,6 +47,30 @@ impl Repository {
     /// A repository as it was stored.
     pub fn from_rules(rules: impl IntoIterator<Item = Arc<Rule>>, revision: u64) -> Repository {
         Repository { rules: rules.into_iter().collect(), revision: revision.max(FIRST_REVISION) }
+    }
+
+    /// The same, but rules that `before` has too are the same objects: whoever keeps what follows from a rule sees by
+    /// that which are new.
+    #[must_use]
+    pub fn sharing(&self, before: &Repository) -> Repository {
+        let (new, old) = (&self.rules, &before.rules);
+        let head = new.iter().zip(old).take_while(|(a, b)| a == b).count();
+        let (new_rest, old_rest) = (&new[head..], &old[head..]);
+        let tail = new_rest.iter().rev().zip(old_rest.iter().rev()).take_while(|(a, b)| a == b).count();
+        let (middle, old_middle) = (&new_rest[..new_rest.len() - tail], &old_rest[..old_rest.len() - tail]);
+        let mut spare: BTreeMap<String, Vec<&Arc<Rule>>> = BTreeMap::new();
+        if !middle.is_empty() {
+            for rule in old_middle {
+                spare.entry(text_of(rule)).or_default().push(rule);
+            }
+        }
+        let shared = middle.iter().map(|rule| {
+            let same = if spare.is_empty() { None } else { spare.get_mut(&text_of(rule)).and_then(Vec::pop) };
+            same.filter(|same| *same == rule).unwrap_or(rule).clone()
+        });
+        let shared: Vec<Arc<Rule>> = shared.collect();
+        let rules = old[..head].iter().cloned().chain(shared).chain(old[old.len() - tail..].iter().cloned()).collect();
+        Repository { rules, revision: self.revision }
     }
 
     /// 1 before the first change; every change adds 1.
@@ -111,6 +135,11 @@ impl Repository {
         self.revision += 1;
         Change { revision: self.revision, added, removed }
     }
+}
+
+/// Equal rules have equal texts.
+fn text_of(rule: &Rule) -> String {
+    serde_json::to_string(rule).unwrap_or_default()
 }
 
 /// Whether every one of `labels` is among the rule's own. A label of source `any` stands for every source.
@@ -208,6 +237,35 @@ mod tests {
         let change = repository.replace_by_labels(&[label("name=x")], vec![rule("d", json!([]))]);
         assert_eq!(change, Change { revision: 3, added: 1, removed: 2 });
         assert_eq!(names(&repository), ["c", "d"]);
+    }
+
+    #[test]
+    fn rules_that_were_there_before_are_the_same_objects() {
+        let named = |names: &str| {
+            let rules = names.chars().map(|name| Arc::new(rule(&name.to_string(), json!(null))));
+            Repository::from_rules(rules, 2)
+        };
+        for (before, after, same) in [
+            ("abc", "abc", "abc"),
+            ("abc", "abxc", "abc"),
+            ("abcd", "ad", "ad"),
+            ("abcd", "dcba", "abcd"),
+            ("abba", "ab", "ab"),
+            ("", "ab", ""),
+            ("aa", "aaa", "aa"),
+        ] {
+            let (old, new) = (named(before), named(after));
+            let shared = new.sharing(&old);
+            assert_eq!(shared.rules(), new.rules());
+            let held: BTreeSet<_> = old.rules().iter().map(Arc::as_ptr).collect();
+            let mut kept: Vec<_> = shared.rules().iter().filter(|rule| held.contains(&Arc::as_ptr(rule))).collect();
+            let count = kept.len();
+            kept.sort_by_key(|rule| Arc::as_ptr(rule));
+            kept.dedup_by_key(|rule| Arc::as_ptr(rule));
+            let mut names: Vec<&str> = kept.iter().filter_map(|rule| rule.description.as_deref()).collect();
+            names.sort_unstable();
+            assert_eq!((names.concat(), count), (same.to_owned(), same.len()), "{before} to {after}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::ipam::{Allocation, Pool};
 use crate::outputs::{AddressView, EndpointView, IdentityView, IpRow, PoolView, View};
 use ipnetwork::IpNetwork;
 use model::desired::Names;
-use model::{EndpointId, Identity, Label, Labels, labels};
+use model::{EndpointId, Identity, IdentityMap, Label, Labels, labels};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,10 +19,15 @@ pub(crate) fn keep<T: PartialEq>(old: &Arc<T>, new: T) -> Arc<T> {
 
 impl State {
     /// The view after `old`.
-    pub(crate) fn view(&self, old: &Arc<View>, rows: BTreeMap<IpNetwork, IpRow>) -> Arc<View> {
+    pub(crate) fn view(
+        &mut self,
+        old: &Arc<View>,
+        rows: BTreeMap<IpNetwork, IpRow>,
+        changed: &BTreeSet<Identity>,
+    ) -> Arc<View> {
         let view = View {
             endpoints: self.endpoint_views(old),
-            identities: keep(&old.identities, self.identity_views()),
+            identities: self.identity_views(&old.identities, changed),
             ips: keep(&old.ips, rows),
             pools: keep(&old.pools, self.ipam.pools().map(|pool| (pool.id.clone(), self.pool_view(pool))).collect()),
             addresses: keep(&old.addresses, self.address_views()),
@@ -43,9 +48,16 @@ impl State {
         Arc::new(View { endpoints, ..View::clone(old) })
     }
 
+    /// The view after `old`, if only these identities changed, and with them the lives of endpoints.
+    pub(crate) fn view_of_identities(&mut self, old: &Arc<View>, changed: &BTreeSet<Identity>) -> Arc<View> {
+        let identities = self.identity_views(&old.identities, changed);
+        let view = View { endpoints: self.endpoint_views(old), identities, ..View::clone(old) };
+        keep(old, view)
+    }
+
     pub(crate) fn names(&self, old: &Arc<Names>) -> Arc<Names> {
         let names = Names {
-            identities: self.identities.iter().map(|(identity, labels)| (identity, labels.clone())).collect(),
+            identities: self.identities.all().clone(),
             endpoints: self.endpoints.iter().map(|endpoint| (endpoint.id, endpoint.title())).collect(),
         };
         keep(old, names)
@@ -121,15 +133,25 @@ impl State {
         }
     }
 
-    fn identity_views(&self) -> BTreeMap<Identity, IdentityView> {
-        let mut views: BTreeMap<Identity, IdentityView> = self
-            .identities
-            .iter()
-            .map(|(identity, labels)| (identity, IdentityView { labels: labels.clone(), references: 0 }))
-            .collect();
-        for endpoint in self.endpoints.iter() {
-            if let Some(view) = views.get_mut(&endpoint.identity) {
-                view.references += 1;
+    /// The identities as they are, made of what was shown before and of what changed.
+    fn identity_views(
+        &mut self,
+        old: &IdentityMap<IdentityView>,
+        changed: &BTreeSet<Identity>,
+    ) -> IdentityMap<IdentityView> {
+        let mut references: BTreeMap<Identity, u32> = BTreeMap::new();
+        self.endpoints.iter().for_each(|endpoint| *references.entry(endpoint.identity).or_default() += 1);
+        let before = std::mem::replace(&mut self.references, references);
+        let counted = before.keys().chain(self.references.keys());
+        let differs = |identity: &&Identity| before.get(identity) != self.references.get(identity);
+        let mut views = old.clone();
+        for identity in changed.iter().chain(counted.filter(differs)) {
+            match self.identities.labels(*identity) {
+                Some(labels) => {
+                    let references = self.references.get(identity).copied().unwrap_or_default();
+                    views.insert(*identity, IdentityView { labels: labels.clone(), references });
+                }
+                None => drop(views.remove(identity)),
             }
         }
         views
