@@ -21,7 +21,7 @@ pub struct Datapath {
     /// Prefix to who lives there. Endpoints of this node are in it too.
     pub ipcache: BTreeMap<IpNetwork, IpcacheEntry>,
     /// Policy by subject identity, for every identity that an endpoint in `endpoints` has.
-    pub policies: Arc<BTreeMap<Identity, Arc<PolicyMap>>>,
+    pub policies: BTreeMap<Identity, Arc<PolicyMap>>,
     /// Addresses of the `cilium_host` device: the gateways of all networks, as /32 and /128.
     pub gateways: BTreeSet<IpAddr>,
     /// Prefixes out of which this node hands out addresses: unassigned ones are unreachable instead of following the
@@ -99,6 +99,8 @@ pub struct Failure {
     pub message: String,
     /// Attempts so far, at least 1; the next follows by itself.
     pub attempts: u32,
+    /// There was no room for it; what takes the room is then worth telling.
+    pub full: bool,
 }
 
 /// What a reconciler reports after each round.

@@ -218,6 +218,12 @@ impl PolicyMap {
         self.set_column(key.identity, Some(column));
     }
 
+    pub fn remove(&mut self, key: &PolicyKey) {
+        let held = self.columns.get(&key.identity).into_iter().flat_map(|column| column.of(key.identity));
+        let column = Column::new(held.filter(|(held, _)| held != key));
+        self.set_column(key.identity, Some(column));
+    }
+
     /// Which classes of keys occur in a direction, a bit for each: of keys that name a peer, or of those for any peer.
     pub fn classes(&self, direction: Direction, any_peer: bool) -> u32 {
         if any_peer {

@@ -31,7 +31,7 @@ impl State {
     pub(crate) fn datapath(
         &self,
         rows: &BTreeMap<IpNetwork, IpRow>,
-        policies: &Arc<BTreeMap<Identity, Arc<PolicyMap>>>,
+        policies: &BTreeMap<Identity, Arc<PolicyMap>>,
     ) -> Datapath {
         Datapath {
             revision: 0,

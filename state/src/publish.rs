@@ -7,7 +7,7 @@ use crate::outputs::Outputs;
 use crate::{Dirty, State, records, shared};
 use model::desired::Datapath;
 use model::{EndpointId, Identity};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Objects whose record may have changed.
@@ -47,7 +47,8 @@ impl State {
         let subjects = self.endpoints.iter().map(|endpoint| endpoint.identity).collect();
         let policies = self.policies.resolve(&self.identities, &changed, &subjects);
         let mut new = old.clone();
-        if let Some(old) = old.datapath.as_ref().filter(|old| old.policies != policies) {
+        if let Some(old) = old.datapath.as_ref().filter(|old| old.policies != *policies) {
+            let policies = BTreeMap::clone(&policies);
             new.datapath = Some(Arc::new(Datapath { revision, policies, ..Datapath::clone(old) }));
         }
         self.conclude_lives(old.datapath.as_deref(), new.datapath.as_deref());
@@ -94,7 +95,7 @@ impl State {
             .iter()
             .map(|endpoint| {
                 let awaited = awaited(endpoint, old, new, policy);
-                (endpoint.id, awaited, self.failure_of(endpoint).map(str::to_owned), self.is_identified(endpoint))
+                (endpoint.id, awaited, self.failure_of(endpoint), self.is_identified(endpoint))
             })
             .collect();
         let (revision, now) = (self.status.realised, self.now);

@@ -7,7 +7,7 @@ use crate::ipam::{Allocation, Pool};
 use crate::outputs::{AddressView, EndpointView, IdentityView, IpRow, PoolView, View};
 use ipnetwork::IpNetwork;
 use model::desired::Names;
-use model::{EndpointId, Identity, IdentityMap, Label, Labels, labels};
+use model::{EndpointId, Identity, IdentityMap, Label, Labels, PolicyMap, labels};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -184,13 +184,37 @@ impl State {
     }
 
     /// What is wrong with an endpoint in the kernel.
-    pub(crate) fn failure_of(&self, endpoint: &Endpoint) -> Option<&str> {
+    pub(crate) fn failure_of(&self, endpoint: &Endpoint) -> Option<String> {
         use model::desired::Object;
         let failing = &self.status.failing;
+        let of_policy = failing.get(&Object::Policy(endpoint.identity));
+        if let Some(failure) = of_policy.filter(|failure| failure.full) {
+            return Some(self.overflow_of(endpoint, &failure.message));
+        }
         let of_endpoint = failing.get(&Object::Endpoint(endpoint.id));
-        let of_policy = || failing.get(&Object::Policy(endpoint.identity));
         let of_addresses = || endpoint.prefixes().find_map(|prefix| failing.get(&Object::Ipcache(prefix)));
-        of_endpoint.or_else(of_policy).or_else(of_addresses).map(|failure| failure.message.as_str())
+        of_endpoint.or(of_policy).or_else(of_addresses).map(|failure| failure.message.clone())
+    }
+
+    /// Why there was no room for an endpoint's policy: the rules that take most of it.
+    fn overflow_of(&self, endpoint: &Endpoint, reason: &str) -> String {
+        let (id, title, identity) = (endpoint.id, endpoint.title(), endpoint.identity);
+        let entries = self.policies.map(identity).map_or(0, PolicyMap::len);
+        let repository = self.policies.repository();
+        let place = |rule: &Arc<policy::Rule>| {
+            repository.and_then(|repository| repository.rules().iter().position(|held| Arc::ptr_eq(held, rule)))
+        };
+        let filling = self.policies.shares(identity).into_iter().take(FILLING_RULES).map(|share| {
+            let place = place(&share.rule).map(|place| format!("[{place}]")).unwrap_or_default();
+            let labels: Vec<String> = share.rule.rule_labels().map(|label| label.to_string()).collect();
+            format!("rule {place} {} ({})", labels.join(","), share.entries).replace("  ", " ")
+        });
+        let filling: Vec<String> = filling.collect();
+        format!(
+            "endpoint {id} ({title}) keeps its former policy: the {entries} entries of the one of identity {identity} \
+             find no room; {reason}; most are of {}",
+            filling.join(", ")
+        )
     }
 
     /// Whether the endpoint has the identity that its labels have.
@@ -199,6 +223,9 @@ impl State {
         labels.is_some_and(|labels| self.identities.number(labels) == Some(endpoint.identity))
     }
 }
+
+/// How many rules are named when there is no room for a policy.
+const FILLING_RULES: usize = 3;
 
 /// The container's labels that the filter left out.
 fn disabled_labels(endpoint: &Endpoint) -> Labels {
