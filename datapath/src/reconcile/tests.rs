@@ -475,3 +475,30 @@ fn an_endpoint_that_another_one_should_refuse_waits_until_it_can() {
     assert_eq!(status.failing, BTreeMap::new());
     assert_equal(&reconciler.kernel().state, &desired);
 }
+
+#[test]
+fn a_policy_without_room_leaves_the_former_one_in_force() {
+    let mut desired = one_endpoint();
+    let held = about_ingress(Identity::HOST.0, PolicyEntry::ALLOW);
+    desired.policies.insert(Identity(300), policy(&[held]));
+    let (mut reconciler, _) = watched_by(&desired, false);
+    reconciler.kernel().room = Some(4);
+    let mut now = Instant::now();
+    round(&mut reconciler, &desired, now);
+    let before = reconciler.kernel().state.bpf.slots.clone();
+    let many: Vec<_> = (400..410).map(|identity| about_ingress(identity, PolicyEntry::ALLOW)).collect();
+    let object = Object::Policy(Identity(300));
+    // About peers that are not there, in place; and about one that is, as a new version.
+    for first in [held, about_ingress(Identity::HOST.0, PolicyEntry::DENY)] {
+        now += LAST_RETRY;
+        desired.policies.insert(Identity(300), policy(&[vec![first], many.clone()].concat()));
+        let status = round(&mut reconciler, &desired, now);
+        assert!(status.failing[&object].full, "{:?}", status.failing);
+        let bpf = &reconciler.kernel().state.bpf;
+        assert_eq!(bpf.slots, before);
+        assert_eq!(bpf.policies[&before[&EndpointId(1)].policy].map, policy(&[held]));
+    }
+    desired.policies.insert(Identity(300), policy(&[held, many[0]]));
+    assert_eq!(round(&mut reconciler, &desired, now + LAST_RETRY).failing, BTreeMap::new());
+    assert_equal(&reconciler.kernel().state, &desired);
+}
