@@ -293,7 +293,7 @@ pub fn key_of(policy: u32, key: &PolicyKey) -> abi::PolicyKey {
     }
 }
 
-fn entry_of(entry: &PolicyEntry) -> abi::PolicyEntry {
+pub fn entry_of(entry: &PolicyEntry) -> abi::PolicyEntry {
     abi::PolicyEntry {
         flags: if entry.deny { abi::POLICY_DENY as u8 } else { 0 },
         precedence: entry.precedence,
@@ -302,7 +302,7 @@ fn entry_of(entry: &PolicyEntry) -> abi::PolicyEntry {
     }
 }
 
-fn header_of(id: u32, subject: Identity, policy: &PolicyMap) -> abi::PolicyHeader {
+pub fn header_of(id: u32, subject: Identity, policy: &PolicyMap) -> abi::PolicyHeader {
     let mut header = abi::PolicyHeader { id, identity: subject.0, ..Default::default() };
     for key in policy.keys() {
         let whose = if key.identity == Identity::UNKNOWN { abi::POLICY_ANY_PEER } else { abi::POLICY_PEER };

@@ -1,6 +1,6 @@
 //! Random rules, labels and options: few keys, values, prefixes and ports, so that they meet each other.
 
-use model::{Label, Labels, Protocol};
+use model::{Label, Labels};
 use policy::{AllowLocalhost, Enforcement, Options};
 use proptest::collection::vec;
 use proptest::option;
@@ -35,9 +35,6 @@ const NESTED: [(&str, &[&str]); 6] = [
 ];
 
 pub const PORTS: [u16; 12] = [0, 1, 8, 53, 79, 80, 81, 87, 88, 443, 1024, 65535];
-
-pub const PROTOCOLS: [Protocol; 6] =
-    [Protocol::TCP, Protocol::UDP, Protocol::SCTP, Protocol::ICMP, Protocol::ICMPV6, Protocol(47)];
 
 const ENTITIES: [&str; 13] = [
     "all",

@@ -1,8 +1,8 @@
 //! For random rules, identities, modes and packets: what the policy map answers is what the rules say when they are
 //! looked up one by one.
 
-use crate::arbitrary::{PORTS, PROTOCOLS, container_labels, options, rule};
-use model::{Direction, Identity, Labels, PolicyMap};
+use crate::arbitrary::{PORTS, container_labels, options, rule};
+use model::{Direction, Identity, Labels, PolicyMap, Protocol};
 use policy::trace::{Ask, Decision, decide};
 use policy::{Options, Peer, Repository, Resolver, cidr_labels, parse_rules};
 use proptest::collection::vec;
@@ -10,6 +10,9 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+
+pub const PROTOCOLS: [Protocol; 6] =
+    [Protocol::TCP, Protocol::UDP, Protocol::SCTP, Protocol::ICMP, Protocol::ICMPV6, Protocol(47)];
 
 /// Everybody a packet can come from: the reserved, some containers, and each prefix that is mentioned.
 fn world(repository: &Repository, containers: &[Labels]) -> BTreeMap<Identity, Labels> {

@@ -1,8 +1,8 @@
 //! For random changes of rules, identities, subjects and modes, in any order: the engine that followed them all has the
 //! policies of one that is made anew, and each answers what the rules say when they are looked up one by one.
 
-use crate::arbitrary::{PORTS, PROTOCOLS, container_labels, options, rule};
-use crate::map::import;
+use crate::arbitrary::{PORTS, container_labels, options, rule};
+use crate::map::{PROTOCOLS, import};
 use model::{Direction, Identity, Labels, PolicyMap, Protocol};
 use policy::trace::{Ask, Decision, decide};
 use policy::{Engine, Options, Peer, Repository, Resolver, Rule, cidr_labels};
