@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// How many bits of a number each level of the tree tells apart.
-const BITS: u32 = 5;
+const BITS: u32 = 3;
 const FANOUT: u32 = 1 << BITS;
 /// With so many levels every number has a place.
 const MOST_LEVELS: u32 = u32::BITS.div_ceil(BITS);
