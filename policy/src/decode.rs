@@ -2,6 +2,7 @@
 //! Which fields a part has is said where the part is defined.
 
 use crate::fault::{Faults, Path};
+use crate::limits::Limits;
 use serde_json::Value;
 
 /// A field name that is known in some object.
@@ -11,6 +12,10 @@ pub(crate) type Name = &'static str;
 #[derive(Default)]
 pub(crate) struct Decoder {
     pub(crate) faults: Faults,
+    pub(crate) limits: Limits,
+    /// Members that nothing is known of are passed over, and noted in `ignored`.
+    pub(crate) ignore_unknown_fields: bool,
+    pub(crate) ignored: Faults,
 }
 
 impl Decoder {
@@ -77,8 +82,11 @@ impl Decoder {
                     values.retain(|(n, _)| n != name);
                     values.push((*name, value));
                 }
+                None if self.ignore_unknown_fields => {
+                    self.ignored.add(&path.field(written), "unknown field, ignored");
+                }
                 None => {
-                    self.faults.add(&path.field(written), format!("unknown field; known here: {}", known.join(", ")))
+                    self.faults.add(&path.field(written), format!("unknown field; known here: {}", known.join(", ")));
                 }
             }
         }
