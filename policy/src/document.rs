@@ -170,7 +170,11 @@ impl<'o> Reader<'o> {
         let Some(fields) = decoder.object(value, path, kind.fields) else { return };
         let namespace = kind.namespaced.then_some(self.options.namespace.as_str());
         let metadata = Metadata::read(decoder, kind.name, &fields, path, namespace);
-        *document = Some(metadata.to_string());
+        *document = Some(match document.take() {
+            _ if !metadata.name.is_empty() => metadata.to_string(),
+            Some(number) => format!("{}, {number}", kind.name),
+            None => kind.name.to_owned(),
+        });
         let rules = match kind.name {
             groups::KIND => {
                 self.groups.read(decoder, &fields, path, &metadata);

@@ -14,6 +14,8 @@ mod decode;
 mod document;
 mod entity;
 mod fault;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod limits;
 mod peer;
 pub mod repository;
