@@ -80,7 +80,7 @@ fn yaml(text: &str, limits: &Limits) -> Result<Vec<Value>, String> {
 const MAX_ANCHORS: usize = 10_000;
 const MAX_ALIASES: usize = 50_000;
 /// Beginnings and ends of values that anchors name or aliases stand for.
-const MAX_ALIASED: usize = 500_000;
+const MAX_ALIASED: usize = 100_000;
 
 fn describe(error: &serde_saphyr::Error, limits: &Limits) -> String {
     use serde_saphyr::Error;
@@ -317,10 +317,10 @@ mod tests {
             bomb.push_str(&format!("a{i}: &a{i} [{inner}]\n"));
         }
         let error = within(&bomb, Limits::default());
-        assert_eq!(error, "too many values that anchors name in one text: the limit is 500000");
+        assert_eq!(error, "too many values that anchors name in one text: the limit is 100000");
         let many = format!("a: &a [{}]\nb:\n{}", "x, ".repeat(1000), "- *a\n".repeat(1000));
         let error = within(&many, Limits::default());
-        assert_eq!(error, "too many values that aliases stand for in one text: the limit is 500000");
+        assert_eq!(error, "too many values that aliases stand for in one text: the limit is 100000");
         let fine = "a: &a {x: 1}\nb: *a\nc:\n  <<: *a\n  y: 2\n";
         assert_eq!(of(fine), Ok(vec![json!({"a": {"x": 1}, "b": {"x": 1}, "c": {"x": 1, "y": 2}})]));
     }
