@@ -463,6 +463,7 @@ fn places_are_of_their_text() {
         text,
         path: path.to_owned(),
         document: document.map(str::to_owned),
+        namespace: document.map(|_| "shop".to_owned()),
     };
     let title = Some("CiliumNetworkPolicy shop/x");
     assert_eq!(
