@@ -13,6 +13,8 @@ mod compile;
 mod decode;
 mod entity;
 mod fault;
+pub mod fqdn;
+pub mod l7;
 mod peer;
 pub mod repository;
 mod resolve;
