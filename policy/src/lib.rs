@@ -1,7 +1,7 @@
 //! What is allowed: the policy language, from JSON to the entries that the kernel looks packets up in.
 //!
 //! ```text
-//! text --parse_rules--> Vec<Rule> --check_supported--> Repository --Resolver--> model::PolicyMap
+//! text --read_documents--> Vec<Rule> --check_supported--> Repository --Resolver--> model::PolicyMap
 //!                                                          \--trace--> a verdict with its reasons
 //! ```
 //!
@@ -11,10 +11,12 @@
 mod cidr;
 mod compile;
 mod decode;
+mod document;
 mod entity;
 mod fault;
 pub mod fqdn;
 pub mod l7;
+mod limits;
 mod peer;
 pub mod repository;
 mod resolve;
@@ -22,12 +24,15 @@ pub mod rule;
 mod selector;
 mod support;
 pub mod trace;
+pub mod unit;
 mod validate;
 
 pub use cidr::{cidr_labels, contains, masked, mentioned_prefixes};
 pub use decode::Written;
+pub use document::{Place, ReadOptions, Reader, Reading, read_documents};
 pub use entity::Entity;
 pub use fault::{Errors, Fault};
+pub use limits::Limits;
 pub use peer::{Peer, PeerSelector};
 pub use repository::Repository;
 pub use resolve::{AllowLocalhost, Enforcement, Options, Resolver};
@@ -54,11 +59,7 @@ pub fn rules_from_value(document: &Value) -> Result<Vec<Rule>, Errors> {
         return Err(whole_document("a policy is a list of rules: put the rule between [ and ]".to_owned()));
     }
     let mut decoder = decode::Decoder::default();
-    let rules = decoder.list(document, &Path::ROOT, |decoder, value, path| {
-        let rule = rule::decode_rule(decoder, value, path)?;
-        validate::validate_rule(&rule, path, &mut decoder.faults);
-        Some(rule)
-    });
+    let rules = decoder.list(document, &Path::ROOT, document::decode_rule);
     decoder.faults.into_result()?;
     Ok(rules.unwrap_or_default())
 }

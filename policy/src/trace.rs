@@ -8,16 +8,17 @@ mod side;
 mod text;
 
 pub use judge::{Ask, Decision, Judgement, Origin, Setting, decide, judge};
-pub use requests::{Demands, conflicts};
+pub use requests::Demands;
 pub use side::{Enforces, PortNames, Side};
 
-use crate::l7::{Access, Parser, Passage, Request};
+use crate::l7::{Access, Conflict, Parser, Passage, Request};
 use crate::repository::Repository;
 use crate::resolve::{Enforcement, Options};
 use model::labels::SOURCE_CONTAINER;
 use model::{Direction, Label, Labels, Protocol};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// A destination port to ask about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -144,6 +145,8 @@ pub struct Outcome<'r> {
     /// With a request the final answer, else that about the connection.
     pub decision: Decision,
     pub parsed: Option<Parsed>,
+    /// What in the rules cannot be merged. An endpoint whose policy cannot be computed lets nothing through.
+    pub conflicts: Arc<[Conflict]>,
 }
 
 /// Judges one side, and what becomes of the request on it if there is one.
@@ -158,7 +161,13 @@ pub fn verdict<'r>(
     let judgement = judge(setting, direction, subject, peer, ask);
     let mut decision = judgement.verdict();
     let mut parsed = None;
-    if decision == Decision::Redirected {
+    let conflicts = match judgement.enforced && subject.enforces == Enforces::Endpoint {
+        true => demands.conflicts(setting.repository, subject.peer.labels),
+        false => Arc::default(),
+    };
+    if !conflicts.is_empty() {
+        decision = Decision::Denied;
+    } else if decision == Decision::Redirected {
         let access = judgement.access(&peer.peer, ask, demands);
         if let Some(request) = request {
             decision = match access.answer(request).passage {
@@ -169,7 +178,7 @@ pub fn verdict<'r>(
         }
         parsed = parsed_of(&access, request);
     }
-    Outcome { judgement, decision, parsed }
+    Outcome { judgement, decision, parsed, conflicts }
 }
 
 fn parsed_of(access: &Access, request: Option<&Request<'_>>) -> Option<Parsed> {
@@ -210,9 +219,6 @@ pub fn trace_between(setting: Setting<'_>, from: &Side<'_>, to: &Side<'_>, quest
                 by: found.judgement.origin(),
                 parsed: found.parsed,
             });
-        }
-        for conflict in conflicts(setting.repository, subject.peer.labels, &mut demands) {
-            log.push_str(&text::conflict(&conflict));
         }
     }
     if setting.options.enforcement == Enforcement::Never {

@@ -147,6 +147,11 @@ impl<'r> Judgement<'r> {
         })
     }
 
+    /// Whether the host may pass because it is the host.
+    pub fn localhost(&self) -> bool {
+        self.localhost
+    }
+
     /// The rules that select the subject and speak of the direction, by their places in the repository.
     pub fn selected(&self) -> impl Iterator<Item = usize> {
         self.rules.iter().enumerate().filter(|(_, step)| step.selected).map(|(place, _)| place)

@@ -11,13 +11,29 @@ use model::{Direction, Labels, Protocol};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Demands of elements, compiled when they are first needed. An element is known by rule, direction, entry and place.
+/// What is worked out once for the rules of one repository, when it is first needed.
 #[derive(Debug, Default)]
-pub struct Demands(BTreeMap<(usize, Direction, usize, usize), Option<Arc<Demand>>>);
+pub struct Demands {
+    /// By the element's rule, direction, entry and place.
+    elements: BTreeMap<(usize, Direction, usize, usize), Option<Arc<Demand>>>,
+    /// By the labels of an endpoint.
+    conflicts: BTreeMap<Labels, Arc<[Conflict]>>,
+}
 
 impl Demands {
     fn of(&mut self, key: (usize, Direction, usize, usize), rule: &PortRule) -> Option<Arc<Demand>> {
-        self.0.entry(key).or_insert_with(|| compile(rule).map(Arc::new)).clone()
+        self.elements.entry(key).or_insert_with(|| compile(rule).map(Arc::new)).clone()
+    }
+
+    /// What in the rules for an endpoint with these labels cannot be merged: its policy cannot be computed.
+    pub fn conflicts(&mut self, repository: &Repository, subject: &Labels) -> Arc<[Conflict]> {
+        if let Some(known) = self.conflicts.get(subject) {
+            return known.clone();
+        }
+        let both = Direction::BOTH.iter().flat_map(|direction| conflicts_of(repository, subject, *direction, self));
+        let found: Arc<[Conflict]> = both.collect();
+        self.conflicts.insert(subject.clone(), found.clone());
+        found
     }
 }
 
@@ -140,11 +156,6 @@ fn ports_text(port: &PortProtocol, protocol: Protocol) -> Ports {
         (_, Some((first, last))) => Ports::Range { protocol, first, last },
         (_, None) => Ports::All,
     }
-}
-
-/// What in the rules for an endpoint with these labels cannot be merged: the policy of the endpoint cannot be computed.
-pub fn conflicts(repository: &Repository, subject: &Labels, demands: &mut Demands) -> Vec<Conflict> {
-    Direction::BOTH.iter().flat_map(|direction| conflicts_of(repository, subject, *direction, demands)).collect()
 }
 
 fn conflicts_of(

@@ -4,7 +4,7 @@ use super::judge::{
     Decision, EntryStep, Judgement, Whole, endpoint_matches, entity_matches, name_matches, prefix_matches,
 };
 use super::{Outcome, Question};
-use crate::l7::{Access, Conflict, Group, Requests};
+use crate::l7::{Access, Group, Requests};
 use crate::peer::Peer;
 use crate::rule::{Entry, Port, PortProtocol, Verdict};
 use crate::selector::Selector;
@@ -48,6 +48,9 @@ pub(super) fn side(
     } else {
         lines.push("Not an endpoint: nothing is enforced there".to_owned());
     }
+    for conflict in found.conflicts.iter() {
+        lines.push(format!("The policy of this endpoint cannot be computed: {conflict}"));
+    }
     if let Some(parsed) = &found.parsed {
         lines.push(format!("Redirected to the parser {}:", parsed.parser));
         lines.extend(parsed.rules.iter().map(|rule| format!("    {rule}")));
@@ -55,11 +58,6 @@ pub(super) fn side(
     }
     lines.push(format!("{upper} verdict: {}", found.decision));
     lines.iter().map(|line| plain(line)).collect::<Vec<_>>().join("\n") + "\n\n"
-}
-
-/// What cannot be merged, as a part of the log.
-pub(super) fn conflict(conflict: &Conflict) -> String {
-    plain(&format!("The policy of this endpoint cannot be computed: {conflict}")) + "\n\n"
 }
 
 /// The merged rules of a connection, a line for each selector and its ports.
