@@ -17,6 +17,7 @@ use crate::limits::{Limits, exceeded};
 use crate::rule::{self, Rule};
 use crate::validate;
 use groups::Groups;
+pub(crate) use metadata::DocumentName;
 use metadata::Metadata;
 use serde_json::Value;
 

@@ -81,7 +81,8 @@ impl Faults {
         }
     }
 
-    fn has_below(&self, path: &Path<'_>) -> bool {
+    /// Whether something is wrong at `path` or inside of it.
+    pub(crate) fn has_below(&self, path: &Path<'_>) -> bool {
         let here = path.to_string();
         let begins = |start: String| {
             let from = (Bound::Included(start.as_str()), Bound::Unbounded);

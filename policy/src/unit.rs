@@ -61,6 +61,18 @@ impl Suite {
         }
     }
 
+    /// Whether a text is a policy and no world: a folder may hold both.
+    pub fn is_policy(text: &str) -> bool {
+        let values = crate::document::text::read(text, &ReadOptions::default().limits).unwrap_or_default();
+        let names = ["kind", "endpointSelector", "nodeSelector"];
+        let of_rule = |value: &Value| {
+            value.as_object().is_some_and(|members| {
+                members.keys().any(|member| names.iter().any(|name| name.eq_ignore_ascii_case(member)))
+            })
+        };
+        !values.is_empty() && values.iter().all(|value| value.is_array() || of_rule(value))
+    }
+
     fn from_value(value: &Value, options: &ReadOptions, files: Files<'_>) -> Result<Suite, Errors> {
         let mut decoder = Decoder::default();
         let path = Path::ROOT;

@@ -12,7 +12,8 @@ use serde_json::Value;
 
 pub(super) const NAMESPACED: &str = "CiliumNetworkPolicy";
 pub(super) const CLUSTERWIDE: &str = "CiliumClusterwideNetworkPolicy";
-pub(super) const FIELDS: &[Name] = &["apiVersion", "kind", "metadata", "spec", "specs", "status"];
+/// Old documents have a description beside their rules; it says nothing about who may talk to whom.
+pub(super) const FIELDS: &[Name] = &["apiVersion", "kind", "metadata", "spec", "specs", "status", "description"];
 
 /// Reads the rules of a document, each with its path.
 pub(super) fn read(

@@ -113,6 +113,30 @@ impl Metadata {
 /// What the keys of the labels of rules that were made of documents begin with.
 const POLICY: &str = "io.cilium.k8s.policy.";
 
+/// What a document is known by, as the labels of its rules tell.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct DocumentName {
+    kind: String,
+    namespace: Option<String>,
+    name: String,
+}
+
+impl DocumentName {
+    /// The document that a rule was made of; `None` if it was made of none.
+    pub(crate) fn of(rule: &Rule) -> Option<DocumentName> {
+        let mut parts = [None, None, None];
+        for label in rule.rule_labels().filter(|label| label.source == SOURCE_K8S) {
+            let key = label.key.strip_prefix(POLICY);
+            let place = key.and_then(|key| ["derived-from", "namespace", "name"].iter().position(|part| *part == key));
+            if let Some(part) = place.and_then(|place| parts.get_mut(place)) {
+                *part = Some(label.value);
+            }
+        }
+        let [kind, namespace, name] = parts;
+        Some(DocumentName { kind: kind?, namespace, name: name? })
+    }
+}
+
 /// What people call the document: kind, and name within its namespace.
 impl fmt::Display for Metadata {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -14,29 +14,39 @@ use std::fmt;
 
 /// The documents of a text, in order; those that are empty are left out. The error is the whole text's.
 ///
-/// A text that begins as JSON does is JSON and nothing else, unless `---` parts it into documents.
+/// A text that begins as JSON does is JSON and nothing else, unless `---` parts it into documents: one list, or objects
+/// one after the other.
 pub(crate) fn read(text: &str, limits: &Limits) -> Result<Vec<Value>, String> {
     if text.len() > limits.document_bytes {
         return Err(exceeded("bytes in one text", limits.document_bytes));
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let parted = text.lines().any(|line| line.starts_with("---"));
-    if text.trim_start().starts_with(['[', '{']) && !parted {
-        json(text, limits).map(|value| vec![value])
-    } else {
-        yaml(text, limits)
-    }
+    if text.trim_start().starts_with(['[', '{']) && !parted { json(text, limits) } else { yaml(text, limits) }
 }
 
-pub(crate) fn json(text: &str, limits: &Limits) -> Result<Value, String> {
+fn json(text: &str, limits: &Limits) -> Result<Vec<Value>, String> {
     let meter = Meter { values: Cell::new(0), passed: Cell::new(None), limits };
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let value = Node { meter: Some(&meter), depth: 0 }.deserialize(&mut deserializer);
-    let value = value.and_then(|value| deserializer.end().map(|()| value));
-    value.map_err(|error| match meter.passed.take() {
-        Some((what, limit)) => exceeded(what, limit),
-        None => format!("not JSON: {error}"),
-    })
+    let mut documents = Vec::new();
+    loop {
+        let value = Node { meter: Some(&meter), depth: 0 }.deserialize(&mut deserializer);
+        documents.push(value.map_err(|error| match meter.passed.take() {
+            Some((what, limit)) => exceeded(what, limit),
+            None => format!("not JSON: {error}"),
+        })?);
+        let ended = deserializer.end();
+        let objects = documents.last().is_some_and(Value::is_object);
+        match ended {
+            Ok(()) if objects || documents.len() == 1 => return Ok(documents),
+            Ok(()) => return Err("not JSON: only objects may follow each other".to_owned()),
+            Err(error) if !objects => return Err(format!("not JSON: {error}")),
+            Err(_) if documents.len() == limits.documents => {
+                return Err(exceeded("documents in one text", limits.documents));
+            }
+            Err(_) => {}
+        }
+    }
 }
 
 fn yaml(text: &str, limits: &Limits) -> Result<Vec<Value>, String> {
@@ -237,7 +247,9 @@ mod tests {
     #[test]
     fn documents_are_parted_by_dashes() {
         assert_eq!(of("---\na: 1\n---\n---\nb: 2\n...\n"), Ok(vec![json!({"a": 1}), json!({"b": 2})]));
-        assert_eq!(of("{\"a\": 1}\n---\n{\"b\": 2}\n"), Ok(vec![json!({"a": 1}), json!({"b": 2})]));
+        for text in ["{\"a\": 1}\n---\n{\"b\": 2}\n", "{\"a\": 1}\n{\"b\": 2}\n"] {
+            assert_eq!(of(text), Ok(vec![json!({"a": 1}), json!({"b": 2})]));
+        }
     }
 
     #[test]
@@ -255,7 +267,7 @@ mod tests {
 
     #[test]
     fn what_is_neither_is_refused_with_its_place() {
-        for text in ["[", "[] []", "{\"a\": }", "[{}],"] {
+        for text in ["[", "[] []", "{\"a\": }", "[{}],", "{} [] {}", "{} []", "{} x"] {
             assert!(of(text).is_err_and(|error| error.starts_with("not JSON: ")), "{text}");
         }
         for text in ["a: [", "a: 1\na: 2", "a: *b", "a: !<tag:x> 1", "a: \"\\x\"", "a: b: c"] {
@@ -288,7 +300,9 @@ mod tests {
         for wide in ["[1, 2, 3, 4]", "- 1\n- 2\n- 3\n- 4\n"] {
             assert_eq!(within(wide, small(99, 9, 4, 9)), "too many values in one text: the limit is 4", "{wide}");
         }
-        assert_eq!(within("a\n---\nb\n---\nc", small(99, 9, 9, 2)), "too many documents in one text: the limit is 2");
+        for many in ["a\n---\nb\n---\nc", "{} {} {}"] {
+            assert_eq!(within(many, small(99, 9, 9, 2)), "too many documents in one text: the limit is 2");
+        }
         for (open, close) in [("[", "]"), ("{\"a\":", "1}"), ("- ", "x")] {
             let deep = open.repeat(100_000) + &close.repeat(if open == "- " { 1 } else { 100_000 });
             assert!(within(&deep, limits).starts_with("too many levels of nesting: "), "{open}");

@@ -330,6 +330,16 @@ fn everything_that_is_wrong_is_told_with_its_path() {
     assert_eq!(two.to_string(), "must be one document, not 2");
 }
 
+#[test]
+fn policies_are_told_from_worlds() {
+    for text in ["[]", "{\"endpointSelector\": {}}", "kind: CiliumNetworkPolicy", "kind: A\n---\nkind: B\n"] {
+        assert!(Suite::is_policy(text), "{text}");
+    }
+    for text in ["", "{}", "cases: []", "casess: []", "["] {
+        assert!(!Suite::is_policy(text), "{text}");
+    }
+}
+
 proptest::proptest! {
     #[test]
     fn reading_never_panics(text in "\\PC{0,60}") {
