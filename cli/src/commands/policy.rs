@@ -20,7 +20,7 @@ pub enum Command {
     Get(get::Args),
     Delete(delete::Args),
     Test(test::Args),
-    Trace(trace::Args),
+    Trace(Box<trace::Args>),
     Validate(validate::Args),
     Wait(wait::Args),
 }

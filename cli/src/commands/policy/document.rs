@@ -37,6 +37,11 @@ pub struct Faulty {
 }
 
 impl Files {
+    /// The rules under these paths, nothing passed over.
+    pub fn new(paths: Vec<PathBuf>) -> Files {
+        Files { paths, ignore_unknown_fields: false }
+    }
+
     /// Reads and checks everything; either every rule is sound, or all faults of all files are told, as `faulty` says.
     pub fn read(&self, faulty: fn(Faulty) -> Failure) -> Result<RuleList, Failure> {
         let options = ReadOptions { ignore_unknown_fields: self.ignore_unknown_fields, ..ReadOptions::default() };
