@@ -55,6 +55,12 @@ impl Decoder {
         self.list(value, path, Decoder::text)
     }
 
+    /// The members of an object with free names, in order.
+    pub(crate) fn members<'v>(&mut self, value: &'v Value, path: &Path<'_>) -> Option<Vec<(&'v String, &'v Value)>> {
+        let members = value.as_object();
+        self.typed(members, "an object", value, path).map(|members| members.iter().collect())
+    }
+
     /// Members with free names and string values; the names keep their case.
     pub(crate) fn map(&mut self, value: &Value, path: &Path<'_>) -> Option<Vec<(String, String)>> {
         let members = value.as_object();

@@ -52,11 +52,16 @@ pub(crate) struct Faults {
 
 impl Faults {
     pub(crate) fn add(&mut self, path: &Path<'_>, message: impl Into<String>) {
+        self.add_at(path.to_string(), message);
+    }
+
+    /// Notes a fault whose path has been written out already.
+    pub(crate) fn add_at(&mut self, path: String, message: impl Into<String>) {
         if self.list.len() == MAX_FAULTS {
             self.left_out += 1;
             return;
         }
-        let path = shortened(path.to_string());
+        let path = shortened(path);
         self.places.insert(path.clone());
         self.list.push(Fault { path, message: shortened(message.into()) });
     }

@@ -7,6 +7,7 @@
 use crate::decode::Decoder;
 use crate::fault::Path;
 use crate::selector::Selector;
+use crate::unit::Suite;
 use crate::{Errors, Peer, PeerSelector, ReadOptions, Rule, check_supported, cidr_labels, parse_rules};
 use crate::{Reader, warnings};
 use model::labels::{SOURCE_ANY, SOURCE_UNSPEC};
@@ -15,7 +16,8 @@ use model::{Identity, Label, Labels};
 /// A target: its name, which is that of its folder under `fuzz/corpus`, and what it does.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 4] = [("json", json), ("yaml", yaml), ("label", label), ("selector", selector)];
+pub const TARGETS: [Target; 5] =
+    [("json", json), ("yaml", yaml), ("label", label), ("selector", selector), ("unit", unit)];
 
 /// A JSON list of rules, as an agent is sent it.
 pub fn json(data: &[u8]) {
@@ -79,6 +81,20 @@ pub fn selector(data: &[u8]) {
     assert_eq!(again.to_string(), canonical);
     for labels in some_labels() {
         assert_eq!(selector.matches(&labels), again.matches(&labels), "{canonical} and {labels}");
+    }
+}
+
+/// A text of tests: what can be read can be run, and every case has an issue that is told the same twice.
+pub fn unit(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let _ = Suite::is_policy(text);
+    let mut no_files = |name: &str| Err(format!("there is no file {name}"));
+    match Suite::read(text, &mut no_files) {
+        Ok(suite) => {
+            let run = || serde_json::to_string(&suite.run()).unwrap_or_else(|error| panic!("not to be told: {error}"));
+            assert_eq!(run(), run());
+        }
+        Err(errors) => told(&errors),
     }
 }
 

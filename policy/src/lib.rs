@@ -14,8 +14,10 @@ mod decode;
 mod document;
 mod entity;
 mod fault;
+pub mod fqdn;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
+pub mod l7;
 mod limits;
 mod peer;
 pub mod repository;
@@ -24,6 +26,7 @@ pub mod rule;
 mod selector;
 mod support;
 pub mod trace;
+pub mod unit;
 mod validate;
 
 pub use cidr::{cidr_labels, contains, masked, mentioned_prefixes};

@@ -243,3 +243,63 @@ fn waiting_gives_up_on_failing_endpoints() {
     let ran = agent.cilium(&["policy", "wait", "5", "--fail-wait-time", "0"]).failed_with(1);
     assert!(ran.stderr.contains("endpoint 9: no space left"), "{ran:?}");
 }
+
+const PUBLIC_ONLY: &str = r#"
+kind: CiliumNetworkPolicy
+metadata: {name: public-only}
+spec:
+  endpointSelector: {matchLabels: {id: web}}
+  ingress:
+  - fromEndpoints: [{matchLabels: {id: job}}]
+    toPorts:
+    - ports: [{port: "80", protocol: TCP}]
+      rules: {http: [{method: GET, path: /public}]}
+"#;
+
+#[test]
+fn policies_are_tested_without_an_agent() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("public-only.yaml"), PUBLIC_ONLY).unwrap();
+    let world = |expected: &str| {
+        let labels =
+            |id: &str| json!({"labels": [format!("container:id={id}"), "k8s:io.kubernetes.pod.namespace=default"]});
+        json!({"policies": [{"file": "public-only.yaml"}], "endpoints": {"web": labels("web"), "job": labels("job")},
+            "cases": [{"name": "secret", "from": {"endpoint": "job"}, "to": {"endpoint": "web"}, "port": 80, "protocol": "TCP",
+                       "http": {"path": "/secret"}, "expect": expected}]})
+        .to_string()
+    };
+    std::fs::write(folder.path().join("test.json"), world("denied")).unwrap();
+    let path = folder.path().to_str().unwrap();
+    let ran = cilium(&["policy", "test", path]).succeeded();
+    assert_eq!(ran.stdout, format!("ok    {path}/test.json: secret\n1 passed, 0 failed\n"));
+    std::fs::write(folder.path().join("test.json"), world("allowed")).unwrap();
+    let ran = cilium(&["policy", "test", path]);
+    assert_eq!((ran.code, ran.stdout.lines().last()), (1, Some("0 passed, 1 failed")), "{ran:?}");
+    let ran = cilium(&["policy", "test", path, "-o", "json"]);
+    assert_eq!((ran.code, &ran.json()["files"][0]["cases"][0]["answer"]), (1, &json!("denied")), "{ran:?}");
+    let ran = cilium(&["policy", "test", path, "-o", "junit"]);
+    assert!(ran.code == 1 && ran.stdout.contains("<failure message=\"expected allowed, was denied\">"), "{ran:?}");
+    cilium(&["policy", "test", "/nonexistent"]).failed_with(1);
+}
+
+#[test]
+fn rules_in_files_are_traced_without_an_agent() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rules.yaml");
+    std::fs::write(&file, PUBLIC_ONLY).unwrap();
+    let namespace = "k8s:io.kubernetes.pod.namespace=default";
+    let (from, to) = (format!("id=job,{namespace}"), format!("id=web,{namespace}"));
+    let trace = |more: &[&str]| {
+        let arguments =
+            ["policy", "trace", "--policy", file.to_str().unwrap(), "-s", &from, "-d", &to, "--dport", "80/TCP"];
+        cilium(&[&arguments[..], more].concat()).succeeded().stdout
+    };
+    let text = trace(&["--http", "GET /public"]);
+    assert!(text.contains("Redirected to the parser http:\n") && text.ends_with("Final verdict: ALLOWED\n"), "{text}");
+    let text = trace(&["--http", "GET /secret", "--http-header", "X-Id: 42", "--http-host", "web"]);
+    assert!(text.contains("  GET /secret of web is refused: the one request rule does not match\n"), "{text}");
+    assert!(text.contains("Ingress verdict: denied\n\nFinal verdict: DENIED\n"), "{text}");
+    assert!(trace(&[]).ends_with("Final verdict: REDIRECTED\n"));
+    let value: Value = serde_json::from_str(&trace(&["-o", "json", "--enforcement", "never"])).unwrap();
+    assert_eq!(value["verdict"], "allowed");
+}

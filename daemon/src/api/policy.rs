@@ -169,7 +169,8 @@ pub fn trace(agent: &Agent, request: &Request) -> Result<Response<Body>, Refusal
         .collect::<Result<_, _>>()
         .map_err(|error: policy::trace::DportError| bad(&error))?;
     let outputs = agent.snapshot();
-    let question = policy::trace::Question { from: &from, to: &to, dports: &dports, verbose: body.verbose };
+    let question =
+        policy::trace::Question { from: &from, to: &to, dports: &dports, request: None, verbose: body.verbose };
     let options =
         policy::Options { enforcement: outputs.view.policy.enforcement, allow_localhost: agent.config.allow_localhost };
     let answer = policy::trace::trace(&outputs.view.policy.repository, options, question);

@@ -16,7 +16,7 @@ use std::fmt;
 ///
 /// A text that begins as JSON does is JSON and nothing else, unless `---` parts it into documents: one list, or objects
 /// one after the other.
-pub(super) fn read(text: &str, limits: &Limits) -> Result<Vec<Value>, String> {
+pub(crate) fn read(text: &str, limits: &Limits) -> Result<Vec<Value>, String> {
     check_bytes(text, limits)?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let parted = text.lines().any(|line| line.starts_with("---"));

@@ -38,6 +38,11 @@ pub struct Faulty {
 }
 
 impl Files {
+    /// The rules under these paths, nothing passed over.
+    pub fn new(paths: Vec<PathBuf>) -> Files {
+        Files { paths, ignore_unknown_fields: false }
+    }
+
     /// Reads and checks everything; either every rule is sound, or all faults of all files are told, as `faulty` says.
     pub fn read(&self, faulty: fn(Faulty) -> Failure) -> Result<RuleList, Failure> {
         let options = ReadOptions { ignore_unknown_fields: self.ignore_unknown_fields, ..ReadOptions::default() };
@@ -141,10 +146,10 @@ pub fn warn(lines: &[String]) {
 }
 
 /// One file's text.
-struct Document {
+pub(super) struct Document {
     /// As shown to people.
-    name: String,
-    text: String,
+    pub(super) name: String,
+    pub(super) text: String,
 }
 
 /// The texts of all files; of one that is longer than `limit` a little more than that, so that it is refused by name.
@@ -163,7 +168,7 @@ fn documents(paths: &[PathBuf], limit: usize) -> Result<Vec<Document>, Failure> 
     Ok(documents)
 }
 
-fn read<R: Read>(name: String, open: impl FnOnce() -> std::io::Result<R>) -> Result<Document, Failure> {
+pub(super) fn read<R: Read>(name: String, open: impl FnOnce() -> std::io::Result<R>) -> Result<Document, Failure> {
     let mut bytes = Vec::new();
     let read = open().and_then(|mut file| file.read_to_end(&mut bytes));
     // What was cut off in the middle of a character is too long in any case.
@@ -182,7 +187,7 @@ const EXTENSIONS: [&str; 3] = ["json", "yaml", "yml"];
 
 /// The file itself, or the policy files of a folder, sorted by name, and then those of the folders in it. What is
 /// hidden is left out, and so are folders that are links.
-fn files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
+pub(super) fn files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     let failed = |path: &Path, source| Failure::Read { name: path.display().to_string(), source };
     if !std::fs::metadata(path).map_err(|source| failed(path, source))?.is_dir() {
         return Ok(vec![path.to_owned()]);
