@@ -23,6 +23,14 @@ pub(crate) enum Traffic {
 }
 
 impl Traffic {
+    /// Protocol, first and last port.
+    pub(crate) fn ports(self) -> Option<(Protocol, u16, u16)> {
+        match self {
+            Traffic::Everything => None,
+            Traffic::Ports { protocol, first, last } => Some((protocol, first, last)),
+        }
+    }
+
     /// The keys that together match this traffic and nothing else, without a peer.
     pub(crate) fn keys(self, direction: Direction) -> Vec<PolicyKey> {
         const ANY: Identity = Identity::UNKNOWN;

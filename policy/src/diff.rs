@@ -136,12 +136,14 @@ impl Diff {
 
     fn changes_between(&self, from: &Party, to: &Party) -> Vec<Change> {
         let mut found: Vec<(Protocol, u16, u16, Decision, Decision)> = Vec::new();
-        let mut whole: BTreeSet<(Decision, Decision)> = BTreeSet::new();
+        let mut whole: Vec<(Decision, Decision)> = Vec::new();
         for (protocol, firsts) in &self.stretches {
             for (place, first) in firsts.iter().enumerate() {
                 let last = firsts.get(place + 1).map_or(last_port(*protocol), |next| next - 1);
                 let (before, after) = self.decide(from, to, *protocol, *first);
-                whole.insert((before, after));
+                if !whole.contains(&(before, after)) {
+                    whole.push((before, after));
+                }
                 match found.last_mut() {
                     Some((p, _, end, b, a)) if (*p, *b, *a) == (*protocol, before, after) => *end = last,
                     _ => found.push((*protocol, *first, last, before, after)),
@@ -155,7 +157,7 @@ impl Diff {
             before,
             after,
         };
-        if let (1, Some((before, after))) = (whole.len(), whole.first()) {
+        if let [(before, after)] = whole.as_slice() {
             return if before == after { Vec::new() } else { vec![change("all".to_owned(), *before, *after)] };
         }
         let turned = found.into_iter().filter(|(.., before, after)| before != after);

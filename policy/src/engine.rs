@@ -13,6 +13,8 @@ mod rules;
 mod selectors;
 mod situation;
 
+pub(crate) use rules::traffic_of;
+
 use crate::repository::Repository;
 use crate::resolve::{Enforcement, Options, is_host, is_init, reserved_labels, selects};
 use crate::rule::Rule;

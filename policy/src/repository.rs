@@ -3,6 +3,7 @@
 //! Every change is all or nothing and one step of the revision. Rules are shared, so a clone is cheap.
 
 use crate::cidr;
+use crate::document::DocumentName;
 use crate::rule::Rule;
 use ipnetwork::IpNetwork;
 use model::labels::SOURCE_ANY;
@@ -82,9 +83,12 @@ impl Repository {
         &self.rules
     }
 
-    /// Appends rules; the same rules given twice are there twice.
+    /// Appends rules; the same rules given twice are there twice. Rules that were made of a document take the place of
+    /// all that were made of it before: a document is known by its kind, namespace and name.
     pub fn add(&mut self, rules: Vec<Rule>) -> Change {
-        self.change(0, rules)
+        let documents = documents_of(&rules);
+        let removed = self.remove(|old| is_of(old, &documents));
+        self.change(removed, rules)
     }
 
     /// Deletes the rules that have all of `labels`, then appends `rules`. No labels: every rule goes.
@@ -94,10 +98,12 @@ impl Repository {
     }
 
     /// Deletes, for each new rule, the rules that have all of its labels, then appends the new ones. A new rule without
-    /// labels takes nobody's place.
+    /// labels takes nobody's place. Rules that were made of documents as in `add`.
     pub fn replace(&mut self, rules: Vec<Rule>) -> Change {
+        let documents = documents_of(&rules);
         let handles: Vec<Vec<Label>> = rules.iter().map(|rule| rule.rule_labels().collect()).collect();
-        let replaced = |old: &Rule| handles.iter().any(|labels| !labels.is_empty() && has_all(old, labels));
+        let by_labels = |old: &Rule| handles.iter().any(|labels| !labels.is_empty() && has_all(old, labels));
+        let replaced = |old: &Rule| is_of(old, &documents) || by_labels(old);
         let removed = self.remove(replaced);
         self.change(removed, rules)
     }
@@ -142,6 +148,14 @@ fn text_of(rule: &Rule) -> String {
     serde_json::to_string(rule).unwrap_or_default()
 }
 
+fn documents_of(rules: &[Rule]) -> BTreeSet<DocumentName> {
+    rules.iter().filter_map(DocumentName::of).collect()
+}
+
+fn is_of(rule: &Rule, documents: &BTreeSet<DocumentName>) -> bool {
+    !documents.is_empty() && DocumentName::of(rule).is_some_and(|name| documents.contains(&name))
+}
+
 /// Whether every one of `labels` is among the rule's own. A label of source `any` stands for every source.
 fn has_all(rule: &Rule, labels: &[Label]) -> bool {
     let own: Vec<Label> = rule.rule_labels().collect();
@@ -156,6 +170,7 @@ fn has_all(rule: &Rule, labels: &[Label]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::document::{ReadOptions, read_documents};
     use crate::parse_rules;
     use serde_json::{Value, json};
 
@@ -291,5 +306,27 @@ mod tests {
             let prefixes: Vec<_> = repository.mentioned_prefixes().iter().map(ToString::to_string).collect();
             assert!(prefixes.is_empty(), "{prefixes:?}");
         }
+    }
+
+    #[test]
+    fn a_document_takes_its_own_place() {
+        let document = |name: &str, specs: &[&str]| {
+            let specs: Vec<_> = specs
+                .iter()
+                .map(|label| json!({"endpointSelector": {}, "ingress": [{}], "labels": [label], "description": label}))
+                .collect();
+            let text = json!({"kind": "CiliumNetworkPolicy", "metadata": {"name": name}, "specs": specs}).to_string();
+            read_documents(&text, &ReadOptions::default()).unwrap()
+        };
+        let mut repository = Repository::new();
+        repository.add(vec![rule("plain", json!(["a"]))]);
+        repository.add(document("web", &["a", "b"]));
+        repository.add(document("db", &["c"]));
+        let change = repository.add(document("web", &["d"]));
+        assert_eq!((change.added, change.removed), (1, 2));
+        assert_eq!(names(&repository), ["plain", "c", "d"]);
+        let change = repository.replace(document("web", &["e", "f"]));
+        assert_eq!((change.added, change.removed), (2, 1));
+        assert_eq!(names(&repository), ["plain", "c", "e", "f"]);
     }
 }

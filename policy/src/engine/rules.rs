@@ -112,7 +112,7 @@ fn acquire_labels(selectors: &mut Selectors, selector: &Selector) -> Option<Sele
     (!selector.is_empty()).then(|| selectors.acquire(PeerSelector::Labels(selector.clone())))
 }
 
-fn traffic_of(entry: &Entry) -> Vec<Traffic> {
+pub(crate) fn traffic_of(entry: &Entry) -> Vec<Traffic> {
     if !entry.names_ports() {
         return vec![Traffic::Everything];
     }
