@@ -13,6 +13,7 @@ use crate::trace::Decision;
 use ipnetwork::IpNetwork;
 use model::{Direction, Identity, Label, Labels, PolicyMap, Protocol};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// One end of the connections that are asked about.
@@ -44,6 +45,11 @@ impl Party {
         Ok(Party { name: name.into(), kind: Kind::Other(labels_of(labels)?) })
     }
 
+    /// One address outside.
+    pub fn address(name: impl Into<String>, address: IpAddr) -> Party {
+        Party::outside(name, IpNetwork::from(address))
+    }
+
     /// Addresses outside.
     pub fn outside(name: impl Into<String>, prefix: IpNetwork) -> Party {
         Party { name: name.into(), kind: Kind::Outside(cidr::masked(prefix)) }
@@ -58,6 +64,32 @@ impl Party {
             Kind::Endpoint(labels) | Kind::Other(labels) => Some(labels),
             Kind::Outside(_) => None,
         }
+    }
+}
+
+/// Everybody outside whom either set of rules tells from others: the prefixes that they mention, and the rest.
+pub fn outside(before: &Repository, after: &Repository) -> Vec<Party> {
+    let [v4, v6] = cidr::EVERYTHING;
+    let mentioned = before.mentioned_prefixes().into_iter().chain(after.mentioned_prefixes());
+    let mentioned: BTreeSet<IpNetwork> = mentioned.collect();
+    let world = [Party::outside("world (IPv4)", v4), Party::outside("world (IPv6)", v6)];
+    let prefixes = mentioned.into_iter().map(|prefix| Party::outside(prefix.to_string(), prefix));
+    world.into_iter().chain(prefixes).collect()
+}
+
+/// A protocol by its name or number.
+pub fn protocol(name: &str) -> Option<Protocol> {
+    const NAMED: [Protocol; 5] = [Protocol::TCP, Protocol::UDP, Protocol::SCTP, Protocol::ICMP, Protocol::ICMPV6];
+    let named = NAMED.into_iter().find(|protocol| protocol.to_string().eq_ignore_ascii_case(name));
+    named.or_else(|| name.parse().ok().map(Protocol))
+}
+
+/// What policy is asked about a flow to this port: of an echo the type that asks.
+pub fn opening_port(protocol: Protocol, port: u16) -> u16 {
+    match protocol {
+        Protocol::ICMP => 8,
+        Protocol::ICMPV6 => 128,
+        _ => port,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod change;
 mod delete;
+mod diff;
 mod document;
 mod get;
 mod import;
@@ -19,6 +20,7 @@ pub enum Command {
     Import(import::Args),
     Get(get::Args),
     Delete(delete::Args),
+    Diff(diff::Args),
     Test(test::Args),
     Trace(Box<trace::Args>),
     Validate(validate::Args),
@@ -31,6 +33,7 @@ impl Command {
             Command::Import(args) => args.run(session).await,
             Command::Get(args) => args.run(session).await,
             Command::Delete(args) => args.run(session).await,
+            Command::Diff(args) => args.run(session).await,
             Command::Test(args) => return args.run(session),
             Command::Trace(args) => args.run(session).await,
             Command::Validate(args) => args.run(session),

@@ -3,7 +3,7 @@
 use crate::program::{CILIUM, cilium, program, run};
 
 /// Every command, as the user would type it.
-const COMMANDS: [&str; 46] = [
+const COMMANDS: [&str; 47] = [
     "",
     "status",
     "endpoint",
@@ -19,6 +19,7 @@ const COMMANDS: [&str; 46] = [
     "policy import",
     "policy get",
     "policy delete",
+    "policy diff",
     "policy test",
     "policy trace",
     "policy validate",

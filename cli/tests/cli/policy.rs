@@ -303,3 +303,66 @@ fn rules_in_files_are_traced_without_an_agent() {
     let value: Value = serde_json::from_str(&trace(&["-o", "json", "--enforcement", "never"])).unwrap();
     assert_eq!(value["verdict"], "allowed");
 }
+
+fn endpoint(id: u16, identity: u32, name: &str) -> Value {
+    json!({"id": id, "docker-endpoint-id": "d", "docker-network-id": "n", "container-id": null, "container-name": name,
+        "state": "ready", "identity": {"id": identity, "labels": [format!("container:id={name}")]},
+        "labels": {"security-relevant": [], "disabled": []}, "ipv4": null, "ipv6": null, "gateway4": null,
+        "gateway6": null, "mac": "02:00:00:00:00:01", "node-mac": "02:00:00:00:00:02", "interface-name": "lxc",
+        "peer-interface-name": "tmp", "mtu": 1500, "policy": {"enabled": "both", "revision": 2}, "created": 1})
+}
+
+fn flow(from: (u16, u32, &str), to: (u16, u32, &str)) -> Value {
+    json!({"protocol": "TCP", "source": from.2, "destination": to.2, "source-identity": from.1,
+        "destination-identity": to.1, "source-endpoint": from.0, "destination-endpoint": to.0, "expires": 60,
+        "state": "established", "packets": [1, 1], "bytes": [1, 1], "flags-seen": [2, 18]})
+}
+
+#[test]
+fn what_an_import_would_change_is_told_before_it() {
+    let agent = FakeAgent::start();
+    agent.answer("GET /v1/endpoint", &json!([endpoint(1, 300, "app1"), endpoint(2, 301, "app2"), endpoint(3, 302, "app3")]));
+    let identity = |id: u32, label: &str| json!({"id": id, "labels": [label], "labelsSHA256": "", "refCount": 0});
+    let identities = json!([identity(1, "reserved:host"), identity(9, "reserved:world-ipv4"), identity(300, "container:id=app1"),
+        identity(301, "container:id=app2"), identity(302, "container:id=app3"), identity(400, "container:id=far")]);
+    agent.answer("GET /v1/identity", &identities);
+    agent.answer("GET /v1/config", &json!({"policy-enforcement": "default", "options": {"allow-localhost": "always"}}));
+    agent.answer("GET /v1/policy", &json!({"revision": 2, "rules": [rule("x")]}));
+    let flows = [
+        flow((2, 301, "10.15.0.2:4000"), (1, 300, "10.15.0.1:80")),
+        flow((2, 301, "10.15.0.2:4001"), (3, 302, "10.15.0.3:80")),
+        flow((3, 302, "10.15.0.3:4002"), (0, 9, "192.0.2.7:443")),
+    ];
+    agent.answer("GET /v1/bpf/ct", &json!(flows));
+    let mut new = rule("x");
+    new["ingress"][0]["toPorts"][0]["ports"] = json!([{"port": "8000", "endPort": 8080, "protocol": "TCP"}]);
+    let out = json!({"endpointSelector": {"matchLabels": {"id": "app3"}}, "egress": [{"toCIDR": ["192.0.2.0/25"]}]});
+    let path = file(&agent, "new.json", &json!([new, out]));
+    let ran = agent.cilium(&["policy", "diff", "--replace", &path]).succeeded();
+    let lines: Vec<String> = ran.stdout.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(
+        lines,
+        [
+            "FROM TO PORTS BEFORE AFTER",
+            "app2 app1 80/TCP allowed denied",
+            "app2 app1 8000-8080/TCP denied allowed",
+            "app3 app2 all allowed denied",
+            "app3 host all allowed denied",
+            "app3 identity 400 (container:id=far) all allowed denied",
+            "app3 world (IPv4) all allowed denied",
+            "app3 world (IPv6) all allowed denied",
+            "",
+            "Flows seen lately that would be decided otherwise:",
+            "TCP 10.15.0.2:4000 -> 10.15.0.1:80 (app2 -> app1): allowed -> denied",
+        ]
+    );
+    assert!(agent.asked().iter().all(|asked| asked.line.starts_with("GET ")), "nothing is imported");
+    let ran = agent.cilium(&["policy", "diff", "--replace", "--no-flows", "-o", "json", &path]).succeeded();
+    let report = ran.json();
+    assert_eq!((report["revision"].clone(), report["flows"].clone()), (json!(2), json!([])));
+    assert_eq!(report["changes"][0], json!({"from": "app2", "to": "app1", "ports": "80/TCP", "before": "allowed", "after": "denied"}));
+    // Nothing turns over.
+    let same = file(&agent, "same.json", &json!([rule("x")]));
+    let ran = agent.cilium(&["policy", "diff", &same]).succeeded();
+    assert_eq!(ran.stdout, "No verdict between these endpoints and the outside would change.\n");
+}
