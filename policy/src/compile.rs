@@ -38,7 +38,8 @@ impl Traffic {
             Traffic::Everything => vec![PolicyKey::any_port(direction, ANY)],
             Traffic::Ports { protocol, first, last } => {
                 let blocks = port_prefixes(first, last).into_iter();
-                let key = |(port, prefix)| PolicyKey { direction, identity: ANY, protocol: Some(protocol), prefix, port };
+                let key =
+                    |(port, prefix)| PolicyKey { direction, identity: ANY, protocol: Some(protocol), prefix, port };
                 blocks.map(key).collect()
             }
         }
@@ -182,10 +183,7 @@ mod tests {
 
     #[test]
     fn an_allow_under_a_broad_deny_is_not_in_the_map() {
-        let map = compiled(&[
-            (Whom::A, tcp(80, 80), PolicyEntry::ALLOW),
-            (Everyone, tcp(0, 65535), PolicyEntry::DENY),
-        ]);
+        let map = compiled(&[(Whom::A, tcp(80, 80), PolicyEntry::ALLOW), (Everyone, tcp(0, 65535), PolicyEntry::DENY)]);
         let deny =
             PolicyKey { prefix: 0, port: 0, ..PolicyKey::one_port(INGRESS, Identity::UNKNOWN, Protocol::TCP, 0) };
         assert_eq!(map, [(deny, PolicyEntry::DENY)]);
@@ -209,8 +207,7 @@ mod tests {
         let redirect = PolicyEntry { deny: false, proxy_port: 9000, precedence: 2 };
         let map = compiled(&[(Everyone, tcp(80, 87), redirect), (Whom::A, tcp(85, 85), PolicyEntry::ALLOW)]);
         assert_eq!(map.len(), 1);
-        let map =
-            compiled(&[(Whom::A, Traffic::Everything, PolicyEntry::ALLOW), (Everyone, tcp(80, 80), redirect)]);
+        let map = compiled(&[(Whom::A, Traffic::Everything, PolicyEntry::ALLOW), (Everyone, tcp(80, 80), redirect)]);
         assert_eq!(map.len(), 2);
     }
 

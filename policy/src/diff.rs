@@ -94,7 +94,8 @@ pub fn opening_port(protocol: Protocol, port: u16) -> u16 {
 }
 
 fn labels_of(labels: &[String]) -> Result<Arc<Labels>, model::labels::LabelError> {
-    let labels: Result<Labels, _> = labels.iter().map(|label| label.parse::<Label>()).collect::<Result<_, _>>().map(Labels);
+    let labels: Result<Labels, _> =
+        labels.iter().map(|label| label.parse::<Label>()).collect::<Result<_, _>>().map(Labels);
     labels.map(Arc::new)
 }
 
@@ -193,7 +194,9 @@ impl Diff {
             return if before == after { Vec::new() } else { vec![change("all".to_owned(), *before, *after)] };
         }
         let turned = found.into_iter().filter(|(.., before, after)| before != after);
-        turned.map(|(protocol, first, last, before, after)| change(text(protocol, first, last), before, after)).collect()
+        turned
+            .map(|(protocol, first, last, before, after)| change(text(protocol, first, last), before, after))
+            .collect()
     }
 }
 
@@ -266,7 +269,9 @@ fn stretches(sets: [&Repository; 2]) -> BTreeMap<Protocol, Vec<u16>> {
     let mut firsts: BTreeMap<Protocol, BTreeSet<u16>> =
         PROTOCOLS.map(|protocol| (protocol, BTreeSet::from([0]))).into();
     let rules = sets.iter().flat_map(|set| set.rules());
-    for (protocol, first, last) in rules.flat_map(|rule| rule.all_entries()).flat_map(traffic_of).filter_map(|t| t.ports()) {
+    for (protocol, first, last) in
+        rules.flat_map(|rule| rule.all_entries()).flat_map(traffic_of).filter_map(|t| t.ports())
+    {
         let bounds = firsts.entry(protocol).or_default();
         bounds.insert(first);
         bounds.extend(last.checked_add(1).filter(|next| *next <= last_port(protocol)));
@@ -360,11 +365,9 @@ mod tests {
     #[test]
     fn only_the_ports_between_named_bounds_turn_over() {
         let before = from_b(json!([{"port": "80", "endPort": 90, "protocol": "TCP"}]));
-        let after = from_b(json!([{"port": "85", "endPort": 95, "protocol": "TCP"}, {"port": "53", "protocol": "UDP"}]));
-        assert_eq!(
-            changes(before, after),
-            ["b a 80-84/TCP denied", "b a 91-95/TCP allowed", "b a 53/UDP allowed"]
-        );
+        let after =
+            from_b(json!([{"port": "85", "endPort": 95, "protocol": "TCP"}, {"port": "53", "protocol": "UDP"}]));
+        assert_eq!(changes(before, after), ["b a 80-84/TCP denied", "b a 91-95/TCP allowed", "b a 53/UDP allowed"]);
     }
 
     #[test]

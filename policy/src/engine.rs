@@ -122,7 +122,8 @@ impl Engine {
 
     /// Takes in an identity, or what it stands for from now on.
     pub fn put_identity(&mut self, identity: Identity, labels: &Arc<Labels>) {
-        if identity == Identity::UNKNOWN || self.selectors.known(identity).is_some_and(|known| known.labels == *labels) {
+        if identity == Identity::UNKNOWN || self.selectors.known(identity).is_some_and(|known| known.labels == *labels)
+        {
             return;
         }
         let before = self.selectors.remove(identity);
@@ -374,7 +375,8 @@ impl Resolver {
     /// The indices of the rules that apply to an endpoint with these labels.
     pub fn selecting(&self, subject: &Labels) -> Vec<usize> {
         let applies = |rule: &&Arc<Rule>| selects(rule, subject);
-        let places = |rules: &[Arc<Rule>]| rules.iter().enumerate().filter(|(_, rule)| applies(rule)).map(|(n, _)| n).collect();
+        let places =
+            |rules: &[Arc<Rule>]| rules.iter().enumerate().filter(|(_, rule)| applies(rule)).map(|(n, _)| n).collect();
         places(&self.rules)
     }
 

@@ -6,12 +6,12 @@
 
 use crate::Effort;
 use crate::table::{Goal, Table, median, percentile};
+use ::policy::{Engine, Options, Rule, parse_rules};
 use anyhow::{Context, Result, ensure};
 use model::desired::Datapath;
 use model::{Identity, Label, Labels};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use ::policy::{Engine, Options, Rule, parse_rules};
 use serde_json::{Value, json};
 use state::{EndpointChange, EndpointCreate, EndpointRef, Input, Network, Source, State, Timestamp};
 use std::collections::BTreeMap;
@@ -266,8 +266,7 @@ fn filled_state() -> Result<State> {
             mac: None,
         }));
         let container_labels = Some(BTreeMap::from([("app".to_owned(), format!("local{n}"))]));
-        let change =
-            EndpointChange { container_id: None, container_name: None, container_labels, sandbox: None };
+        let change = EndpointChange { container_id: None, container_name: None, container_labels, sandbox: None };
         inputs.push(Input::EndpointChange { endpoint: EndpointRef::Docker(docker), change });
     }
     for input in inputs {

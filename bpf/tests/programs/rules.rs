@@ -88,9 +88,8 @@ fn probe() -> impl Strategy<Value = Probe> {
 }
 
 fn case() -> impl Strategy<Value = Case> {
-    (vec(rule(), 0..5), [container_labels(), container_labels()], options(), any::<bool>(), vec(probe(), 4)).prop_map(
-        |(rules, labels, options, whole, probes)| Case { rules, labels, options, whole, probes },
-    )
+    (vec(rule(), 0..5), [container_labels(), container_labels()], options(), any::<bool>(), vec(probe(), 4))
+        .prop_map(|(rules, labels, options, whole, probes)| Case { rules, labels, options, whole, probes })
 }
 
 impl Who {
@@ -199,7 +198,8 @@ impl Story {
                 self.world.node.set_policy(key_of(id, &key), entry_of(&entry)).unwrap();
             }
             let gone = here.iter().flat_map(|column| column.of(*peer)).map(|(key, _)| key);
-            let gone: Vec<_> = gone.filter(|key| there.as_ref().is_none_or(|column| column.get(key).is_none())).collect();
+            let gone: Vec<_> =
+                gone.filter(|key| there.as_ref().is_none_or(|column| column.get(key).is_none())).collect();
             gone.iter().for_each(|key| self.world.node.remove_policy(key_of(id, key)).unwrap());
         }
         // An exact header from now on: what was announced and does not occur must make no difference.

@@ -321,10 +321,19 @@ fn flow(from: (u16, u32, &str), to: (u16, u32, &str)) -> Value {
 #[test]
 fn what_an_import_would_change_is_told_before_it() {
     let agent = FakeAgent::start();
-    agent.answer("GET /v1/endpoint", &json!([endpoint(1, 300, "app1"), endpoint(2, 301, "app2"), endpoint(3, 302, "app3")]));
+    agent.answer(
+        "GET /v1/endpoint",
+        &json!([endpoint(1, 300, "app1"), endpoint(2, 301, "app2"), endpoint(3, 302, "app3")]),
+    );
     let identity = |id: u32, label: &str| json!({"id": id, "labels": [label], "labelsSHA256": "", "refCount": 0});
-    let identities = json!([identity(1, "reserved:host"), identity(9, "reserved:world-ipv4"), identity(300, "container:id=app1"),
-        identity(301, "container:id=app2"), identity(302, "container:id=app3"), identity(400, "container:id=far")]);
+    let identities = json!([
+        identity(1, "reserved:host"),
+        identity(9, "reserved:world-ipv4"),
+        identity(300, "container:id=app1"),
+        identity(301, "container:id=app2"),
+        identity(302, "container:id=app3"),
+        identity(400, "container:id=far")
+    ]);
     agent.answer("GET /v1/identity", &identities);
     agent.answer("GET /v1/config", &json!({"policy-enforcement": "default", "options": {"allow-localhost": "always"}}));
     agent.answer("GET /v1/policy", &json!({"revision": 2, "rules": [rule("x")]}));
@@ -339,7 +348,8 @@ fn what_an_import_would_change_is_told_before_it() {
     let out = json!({"endpointSelector": {"matchLabels": {"id": "app3"}}, "egress": [{"toCIDR": ["192.0.2.0/25"]}]});
     let path = file(&agent, "new.json", &json!([new, out]));
     let ran = agent.cilium(&["policy", "diff", "--replace", &path]).succeeded();
-    let lines: Vec<String> = ran.stdout.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    let lines: Vec<String> =
+        ran.stdout.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     assert_eq!(
         lines,
         [
@@ -360,7 +370,10 @@ fn what_an_import_would_change_is_told_before_it() {
     let ran = agent.cilium(&["policy", "diff", "--replace", "--no-flows", "-o", "json", &path]).succeeded();
     let report = ran.json();
     assert_eq!((report["revision"].clone(), report["flows"].clone()), (json!(2), json!([])));
-    assert_eq!(report["changes"][0], json!({"from": "app2", "to": "app1", "ports": "80/TCP", "before": "allowed", "after": "denied"}));
+    assert_eq!(
+        report["changes"][0],
+        json!({"from": "app2", "to": "app1", "ports": "80/TCP", "before": "allowed", "after": "denied"})
+    );
     // Nothing turns over.
     let same = file(&agent, "same.json", &json!([rule("x")]));
     let ran = agent.cilium(&["policy", "diff", &same]).succeeded();

@@ -48,7 +48,8 @@ pub fn read(maps: &Maps) -> Result<Versions, MapError> {
 
 /// Writes a version: entries first, then the header. On failure it takes away again what it wrote.
 pub fn write(maps: &Maps, id: PolicyId, identity: Identity, map: &PolicyMap) -> Result<(), MapError> {
-    let (keys, values): (Vec<_>, Vec<_>) = map.iter().map(|(key, entry)| (encode_key(id, &key), encode(&entry))).unzip();
+    let (keys, values): (Vec<_>, Vec<_>) =
+        map.iter().map(|(key, entry)| (encode_key(id, &key), encode(&entry))).unzip();
     if let Err(source) = maps.policy.put_all(&keys, &values) {
         let _ = maps.policy.delete_all(&keys);
         return Err(refused(maps, keys.len(), source));

@@ -464,9 +464,8 @@ fn an_endpoint_that_another_one_should_refuse_waits_until_it_can() {
     desired.policies.insert(Identity(301), Arc::new(PolicyMap::allow_all()));
     desired.endpoints.insert(newcomer.id, newcomer);
     *goal.lock().unwrap() = desired.clone();
-    reconciler.kernel().refuse = Some(Box::new(|operation| {
-        matches!(operation, Operation::AmendPolicy(..)).then(|| "told to fail".to_owned())
-    }));
+    reconciler.kernel().refuse =
+        Some(Box::new(|operation| matches!(operation, Operation::AmendPolicy(..)).then(|| "told to fail".to_owned())));
     let status = round(&mut reconciler, &desired, now + REST);
     assert!(!reconciler.kernel().state.bpf.slots.contains_key(&EndpointId(2)));
     assert!(status.failing.contains_key(&Object::Endpoint(EndpointId(2))), "{:?}", status.failing);

@@ -22,7 +22,8 @@ fn a_newcomer_is_judged_by_the_policies_in_force_and_cuts_nobody() {
     in_node(async |bpffs| {
         let node = Node::start(config(&bpffs)).await;
         let (a, b) = (node.container(1, 300).await, node.container(2, 301).await);
-        node.must(|desired| drop(desired.policies.insert(Identity(301), policy(&[(300, Protocol::TCP, Some(80))])))).await;
+        node.must(|desired| drop(desired.policies.insert(Identity(301), policy(&[(300, Protocol::TCP, Some(80))]))))
+            .await;
         let address = b.addresses()[0];
         let (mut client, mut server) = tcp_stream(&a.namespace, &b.namespace, address, 80, Hope::Passes).unwrap();
         let before = version(&node, B);
@@ -57,7 +58,8 @@ fn a_newcomer_is_judged_by_the_policies_in_force_and_cuts_nobody() {
             assert!(!tcp(&other.namespace, &b.namespace, ip, 90, Hope::Dropped), "{ip}");
         }
         // What is said of somebody who is there is another version.
-        node.must(|desired| drop(desired.policies.insert(Identity(301), policy(&[(302, Protocol::TCP, Some(80))])))).await;
+        node.must(|desired| drop(desired.policies.insert(Identity(301), policy(&[(302, Protocol::TCP, Some(80))]))))
+            .await;
         assert_ne!(version(&node, B).0, before.0);
         assert!(is_cut(&mut client, &mut server));
     });
@@ -69,7 +71,8 @@ fn a_policy_without_room_leaves_the_former_one_in_force() {
     in_node(async |bpffs| {
         let node = Node::start(Config { policy_max: 12, ..config(&bpffs) }).await;
         let (a, b) = (node.container(1, 300).await, node.container(2, 301).await);
-        node.must(|desired| drop(desired.policies.insert(Identity(301), policy(&[(300, Protocol::TCP, Some(80))])))).await;
+        node.must(|desired| drop(desired.policies.insert(Identity(301), policy(&[(300, Protocol::TCP, Some(80))]))))
+            .await;
         let before = version(&node, B);
         // In place, about somebody who is not there; and as a new version, about somebody who is.
         let newcomers: Vec<_> = (400..420).map(|identity| (identity, Protocol::TCP, Some(80))).collect();

@@ -25,7 +25,8 @@ impl Index {
     /// Takes in a selector. What is returned takes it out again.
     pub(super) fn insert(&mut self, number: Number, selector: &Selector) -> Vec<Anchor> {
         // The way that fewest go, so that fewest are asked in vain.
-        let ways = selector.anchors().into_iter().min_by_key(|ways| ways.iter().map(|way| self.crowd(way)).sum::<usize>());
+        let ways =
+            selector.anchors().into_iter().min_by_key(|ways| ways.iter().map(|way| self.crowd(way)).sum::<usize>());
         let ways = ways.unwrap_or_else(|| vec![Anchor::Anybody]);
         ways.iter().for_each(|way| self.add(way, number));
         ways

@@ -84,13 +84,8 @@ impl Selectors {
         });
         let ways = self.index.insert_peers(id.0, &selector);
         self.ids.insert(selector.clone(), id);
-        let cached = Cached {
-            selector: Some(selector),
-            uses: 1,
-            ways,
-            members: IdentitySet::default(),
-            users: BTreeSet::new(),
-        };
+        let cached =
+            Cached { selector: Some(selector), uses: 1, ways, members: IdentitySet::default(), users: BTreeSet::new() };
         if let Some(place) = self.cached.get_mut(id.0 as usize) {
             *place = Some(cached);
         }

@@ -392,7 +392,6 @@ fn reserved_identities_need_not_be_told() {
     let repository =
         repository(json!([{"endpointSelector": {}, "ingress": [{"fromEntities": ["host", "remote-node"]}]}]));
     let map = Resolver::new(&repository, &BTreeMap::new(), Options::default()).resolve(&labels(&["container:id=web"]));
-    let peers: Vec<_> =
-        map.keys().filter(|key| key.direction == Direction::Ingress).map(|key| key.identity).collect();
+    let peers: Vec<_> = map.keys().filter(|key| key.direction == Direction::Ingress).map(|key| key.identity).collect();
     assert_eq!(peers, [Identity::HOST, Identity::REMOTE_NODE, Identity::KUBE_APISERVER]);
 }

@@ -155,9 +155,17 @@ impl World {
         let said = decide(&repository, self.options, *direction, &self.identities[subject], &peer, ask);
         let rules = serde_json::to_string(repository.rules()).unwrap();
         prop_assert_eq!(
-            found, said == Decision::Allowed,
+            found,
+            said == Decision::Allowed,
             "{} {:?} of {} {}, peer {:?}, {}/{}\n{}",
-            direction, self.options, subject, &self.identities[subject], peer, port, protocol, rules
+            direction,
+            self.options,
+            subject,
+            &self.identities[subject],
+            peer,
+            port,
+            protocol,
+            rules
         );
         Ok(())
     }

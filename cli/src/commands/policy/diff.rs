@@ -106,7 +106,11 @@ impl Node {
 
     fn report(&self, list: RuleList, replace: bool) -> Result<Report, Failure> {
         let mut after = self.rules.clone();
-        if replace { after.replace(list.rules) } else { after.add(list.rules) };
+        if replace {
+            after.replace(list.rules)
+        } else {
+            after.add(list.rules)
+        };
         let mut parties = self.parties()?;
         parties.extend(diff::outside(&self.rules, &after));
         let flows = self.flow_ends()?;
