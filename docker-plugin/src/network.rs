@@ -84,6 +84,7 @@ impl Plugin {
         let mac = options::mac(&request.interface.mac_address, &request.options)?;
         let create = EndpointCreate { mac, ..addressed(network, endpoint, &request.interface)? };
         self.networks.get(network).await?;
+        self.resolver.expect(endpoint);
         let removal = Removal::Endpoint(endpoint.to_owned());
         match self.agent.create_endpoint(&create).await {
             Ok(made) => {
@@ -95,6 +96,7 @@ impl Plugin {
                 Ok(Answer::of(json!({"Interface": interface})).undone_by(removal))
             }
             Err(refusal) => {
+                self.resolver.forget(endpoint);
                 self.clean_up(removal, &refusal).await;
                 Err(refusal)
             }
@@ -112,6 +114,7 @@ impl Plugin {
 
     pub(crate) async fn delete_endpoint(&self, body: &[u8]) -> Result<Answer, Refusal> {
         let (_, endpoint) = endpoint_only(body)?;
+        self.resolver.forget(&endpoint);
         self.agent.remove(Removal::Endpoint(endpoint)).await?;
         Ok(Answer::empty())
     }
