@@ -133,7 +133,7 @@ impl Plugin {
         }})))
     }
 
-    /// The agent is told of the sandbox while Docker is asked for the container, and then of the container. A container
+    /// The agent is told of the sandbox while Docker is asked for the container and the agent told of that. A container
     /// that is not known, or whose identity is not enforced, in time is no reason to fail: the endpoint goes on as
     /// `reserved:init` and is seen to later.
     pub(crate) async fn join(&self, body: &[u8]) -> Result<Answer, Refusal> {
@@ -146,14 +146,16 @@ impl Plugin {
         }
         options::refuse_port_map(&request.options)?;
         let network = self.networks.get(network_id).await?;
-        let (endpoint, container) =
-            tokio::try_join!(self.enter(network_id, endpoint_id, request.sandbox_key), async {
-                Ok(self.resolver.at_join(network_id, endpoint_id).await)
-            })?;
-        match container {
-            Some(container) => self.resolver.tell_in_time(network_id, endpoint_id, container, began + JOIN_BOUND).await,
-            None => self.resolver.later(network_id, endpoint_id),
-        }
+        let known = async {
+            match self.resolver.at_join(network_id, endpoint_id).await {
+                Some(container) => {
+                    self.resolver.tell_in_time(network_id, endpoint_id, container, began + JOIN_BOUND).await;
+                }
+                None => self.resolver.later(network_id, endpoint_id),
+            }
+            Ok(())
+        };
+        let (endpoint, ()) = tokio::try_join!(self.enter(network_id, endpoint_id, request.sandbox_key), known)?;
         let joined = routes::joined(&network, &endpoint);
         serde_json::to_value(joined).map(Answer::of).map_err(|_| Refusal::Broken)
     }
