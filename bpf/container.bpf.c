@@ -31,8 +31,6 @@ SEC("classifier/from_container") int from_container(struct __sk_buff *skb)
 	if (unlikely(!ep))
 		return drop(skb, &p, DROP_UNKNOWN_SENDER);
 	p.source_identity = ep->identity;
-	if (unlikely(!linear(skb)))
-		return drop(skb, &p, DROP_INVALID_PACKET);
 	type = skb->vlan_present ? 0 : ethertype(skb);
 	if (likely(type == bpf_htons(ETH_P_IP)))
 		return leave(skb, &p, ep, false);
@@ -54,8 +52,6 @@ SEC("classifier/to_container") int to_container(struct __sk_buff *skb)
 	if (unlikely(!ep))
 		return drop(skb, &p, DROP_NO_ENDPOINT);
 	p.destination_identity = ep->identity;
-	if (unlikely(!linear(skb)))
-		return drop(skb, &p, DROP_INVALID_PACKET);
 	type = skb->vlan_present ? 0 : ethertype(skb);
 	if (likely(type == bpf_htons(ETH_P_IP)))
 		return enter(skb, &p, ep, false);

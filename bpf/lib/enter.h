@@ -116,7 +116,7 @@ static __noinline int enter_slowly(struct __sk_buff *skb, struct packet *p)
 
 static __always_inline int enter(struct __sk_buff *skb, struct packet *p, const struct endpoint *ep, const bool v6)
 {
-	int reason = v6 ? parse6(skb, p) : parse4(skb, p);
+	int reason = !linear(skb, v6) ? DROP_INVALID_PACKET : v6 ? parse6(skb, p) : parse4(skb, p);
 
 	if (unlikely(reason))
 		return drop(skb, p, reason);

@@ -137,7 +137,7 @@ static __always_inline bool is_encapsulated(const struct packet *p)
 
 static __always_inline int leave(struct __sk_buff *skb, struct packet *p, const struct endpoint *ep, const bool v6)
 {
-	int reason = v6 ? parse6(skb, p) : parse4(skb, p);
+	int reason = !linear(skb, v6) ? DROP_INVALID_PACKET : v6 ? parse6(skb, p) : parse4(skb, p);
 	int action;
 
 	if (unlikely(reason))

@@ -30,17 +30,19 @@
 #define NEXT_DESTINATION 60
 #define NEXT_MOBILITY 135
 
-/* Headers asked for in one go so that reading in place works: Ethernet, IPv6, TCP. */
-#define HEADERS_IN_PLACE (ETH_HLEN + 40 + TCP_HEADER)
-
-/* Makes the first bytes of a packet linear; true unless that failed. A short packet is linear as far as it goes. */
-static __always_inline bool linear(struct __sk_buff *skb)
+/*
+ * Makes the headers that are read in place linear (Ethernet, IP, TCP); true unless that failed. A short packet is linear
+ * as far as it goes. Not a byte more than needed: pulling one of the payload copies the packet.
+ */
+static __always_inline bool linear(struct __sk_buff *skb, const bool v6)
 {
-	if (likely(packet_start(skb) + HEADERS_IN_PLACE <= packet_end(skb)))
+	const __u32 need = ETH_HLEN + (v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) + TCP_HEADER;
+
+	if (likely(packet_start(skb) + need <= packet_end(skb)))
 		return true;
 	if (skb->data_end - skb->data >= skb->len)
 		return true;
-	return !bpf_skb_pull_data(skb, skb->len < HEADERS_IN_PLACE ? skb->len : HEADERS_IN_PLACE);
+	return !bpf_skb_pull_data(skb, skb->len < need ? skb->len : need);
 }
 
 static __always_inline __u8 kind_of_icmp4(__u8 type)

@@ -1,9 +1,12 @@
 //! Which container an endpoint belongs to, and so which labels it has. `Join` asks Docker while Docker waits for us, so
 //! that the container's first packet finds its identity in place; where Docker does not tell in time the endpoint stays
 //! `reserved:init` and a task keeps asking.
+//!
+//! Of the two questions that this takes, which containers there are is asked while Docker still waits for
+//! `CreateEndpoint`, so that `Join` has to ask just whose the endpoint is.
 
 use crate::agent::Agent;
-use crate::docker::{Container, Docker};
+use crate::docker::{Container, ContainerRef, Docker, DockerError};
 use crate::refusal::Refusal;
 use crate::stats::CallStats;
 use api::endpoint::EndpointChange;
@@ -14,6 +17,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 /// What Docker gets at `Join` when its API has been answering. It needs a few milliseconds, and some hundred when many
 /// containers start at once on a busy machine: worth waiting for, or their first packets have no identity.
@@ -26,6 +30,8 @@ const JOIN_PAUSE: Duration = Duration::from_millis(10);
 const TELL_MARGIN: Duration = Duration::from_millis(100);
 /// What Docker gets when nobody waits.
 const LATER_BOUND: Duration = Duration::from_secs(5);
+/// Listings at once; of more starts at a time each asks for itself, so that a long list is not asked for too often.
+const LISTINGS: usize = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -38,8 +44,13 @@ pub(crate) struct Resolver {
     up: AtomicBool,
     /// Docker's endpoint id to its network's.
     pending: Mutex<BTreeMap<String, String>>,
+    /// By Docker's endpoint id: the containers that do not run, as of its `CreateEndpoint`.
+    listings: Mutex<BTreeMap<String, Listing>>,
     wake: Notify,
 }
+
+/// Soon the containers that do not run.
+type Listing = AbortOnDropHandle<Vec<Container>>;
 
 /// What becomes of an endpoint whose container is sought.
 enum Found {
@@ -50,15 +61,36 @@ enum Found {
 
 impl Resolver {
     pub(crate) fn new(agent: Agent, docker: Docker, stats: Arc<CallStats>) -> Resolver {
-        let (pending, wake) = (Mutex::default(), Notify::new());
-        Resolver { agent, docker, stats, up: AtomicBool::new(false), pending, wake }
+        let (pending, listings, wake) = (Mutex::default(), Mutex::default(), Notify::new());
+        Resolver { agent, docker, stats, up: AtomicBool::new(false), pending, listings, wake }
+    }
+
+    /// An endpoint is being made: its `Join` will ask for its container soon, and by name. That name stays the
+    /// container's until then, because Docker holds the container's lock while it starts it.
+    pub(crate) fn expect(&self, endpoint: &str) {
+        let mut listings = lock(&self.listings);
+        if listings.len() >= LISTINGS {
+            listings.retain(|_, listing| !listing.is_finished());
+        }
+        if !self.up.load(Ordering::Relaxed) || listings.len() >= LISTINGS {
+            return;
+        }
+        let docker = self.docker.clone();
+        let listing = tokio::spawn(async move { docker.resting_containers().await.unwrap_or_default() });
+        listings.insert(endpoint.to_owned(), AbortOnDropHandle::new(listing));
+    }
+
+    /// The endpoint will not join after all.
+    pub(crate) fn forget(&self, endpoint: &str) {
+        lock(&self.listings).remove(endpoint);
     }
 
     /// The container of an endpoint that is about to join; `None` when Docker does not tell in time.
     pub(crate) async fn at_join(&self, network: &str, endpoint: &str) -> Option<Container> {
         let began = Instant::now();
         let bound = if self.up.load(Ordering::Relaxed) { JOIN_BOUND } else { AWAY_BOUND };
-        let found = tokio::time::timeout_at(began + bound, self.ask_until_told(network, endpoint)).await;
+        let listing = lock(&self.listings).remove(endpoint);
+        let found = tokio::time::timeout_at(began + bound, self.ask_until_told(network, endpoint, listing)).await;
         self.stats.looked_up(began.elapsed(), found.is_err());
         match found {
             Ok(container) => Some(container),
@@ -86,7 +118,7 @@ impl Resolver {
 
     /// Seeks the container of an endpoint until it is found or the endpoint is gone.
     pub(crate) fn later(&self, network: &str, endpoint: &str) {
-        self.lock().insert(endpoint.to_owned(), network.to_owned());
+        lock(&self.pending).insert(endpoint.to_owned(), network.to_owned());
         self.wake.notify_one();
     }
 
@@ -110,7 +142,7 @@ impl Resolver {
     async fn resolve_forever(&self) {
         let mut pause = FIRST_PAUSE;
         loop {
-            let waiting = self.lock().clone();
+            let waiting = lock(&self.pending).clone();
             if waiting.is_empty() {
                 self.wake.notified().await;
                 pause = FIRST_PAUSE;
@@ -118,7 +150,7 @@ impl Resolver {
             }
             for (endpoint, network) in &waiting {
                 if let Found::Settled = self.resolve(network, endpoint).await {
-                    self.lock().remove(endpoint);
+                    lock(&self.pending).remove(endpoint);
                 }
             }
             match tokio::time::timeout(pause, self.wake.notified()).await {
@@ -157,9 +189,9 @@ impl Resolver {
         Ok(true)
     }
 
-    async fn ask_until_told(&self, network: &str, endpoint: &str) -> Container {
+    async fn ask_until_told(&self, network: &str, endpoint: &str, mut listing: Option<Listing>) -> Container {
         loop {
-            match self.docker.container_of(network, endpoint).await {
+            match self.container_of(network, endpoint, listing.take()).await {
                 Ok(Some(container)) => return container,
                 Ok(None) => {}
                 Err(error) => tracing::debug!(endpoint, %error, "Docker does not tell the container"),
@@ -168,9 +200,31 @@ impl Resolver {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Docker is asked for the container only if the listing is not there yet or does not have it: the endpoint of a
+    /// running container, for one.
+    async fn container_of(
+        &self,
+        network: &str,
+        endpoint: &str,
+        listing: Option<Listing>,
+    ) -> Result<Option<Container>, DockerError> {
+        let Some(wanted) = self.docker.container_ref(network, endpoint).await? else { return Ok(None) };
+        let listed = match (listing, &wanted) {
+            (Some(listing), ContainerRef::Name(name)) if listing.is_finished() => {
+                let listed = listing.await.unwrap_or_default();
+                listed.into_iter().find(|container| container.name == *name)
+            }
+            _ => None,
+        };
+        match listed {
+            Some(container) => Ok(Some(container)),
+            None => self.docker.container(&wanted).await,
+        }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What the agent is told of an endpoint's container.

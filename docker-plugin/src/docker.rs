@@ -93,11 +93,29 @@ impl Docker {
 
     /// The container of an endpoint; `None` while Docker does not tell.
     pub(crate) async fn container_of(&self, network: &str, endpoint: &str) -> Result<Option<Container>, DockerError> {
-        let Some(network) = self.network(network).await? else { return Ok(None) };
-        match attachments(&network).into_iter().find(|attachment| attachment.endpoint_id == endpoint) {
-            Some(attachment) => self.container(&attachment.container).await,
+        match self.container_ref(network, endpoint).await? {
+            Some(container) => self.container(&container).await,
             None => Ok(None),
         }
+    }
+
+    /// What Docker calls the container of an endpoint; `None` while it does not tell.
+    pub(crate) async fn container_ref(
+        &self,
+        network: &str,
+        endpoint: &str,
+    ) -> Result<Option<ContainerRef>, DockerError> {
+        let Some(network) = self.network(network).await? else { return Ok(None) };
+        let found = attachments(&network).into_iter().find(|attachment| attachment.endpoint_id == endpoint);
+        Ok(found.map(|attachment| attachment.container))
+    }
+
+    /// The containers that do not run: those that are being started are among them.
+    pub(crate) async fn resting_containers(&self) -> Result<Vec<Container>, DockerError> {
+        let filters = HashMap::from([("status".to_owned(), ["created", "exited"].map(str::to_owned).to_vec())]);
+        let options = ListContainersOptions { all: true, filters: Some(filters), ..ListContainersOptions::default() };
+        let found = self.client.list_containers(Some(options)).await.map_err(request("list containers"))?;
+        Ok(found.into_iter().filter_map(container).collect())
     }
 
     /// `None`: there is no such container.

@@ -109,7 +109,7 @@ async fn serve(
     Ok(Response::builder().status(status).body(Full::new(Bytes::from(body)).boxed()).unwrap())
 }
 
-/// The filter by id is exact; that by name is a pattern, of which just the dot is known here.
+/// All are at rest. The filter by id is exact; that by name is a pattern, of which just the dot is known here.
 fn matches(container: &Value, query: &str) -> bool {
     let names = container["Names"].as_array().unwrap();
     let like = |name: &Value| {
@@ -119,5 +119,5 @@ fn matches(container: &Value, query: &str) -> bool {
             pattern.len() == name.len() && pattern.bytes().zip(name.bytes()).all(|(p, n)| p == b'.' || p == n)
         })
     };
-    query.contains(container["Id"].as_str().unwrap()) || names.iter().any(like)
+    query.contains("status") || query.contains(container["Id"].as_str().unwrap()) || names.iter().any(like)
 }

@@ -84,6 +84,7 @@ impl Plugin {
         let mac = options::mac(&request.interface.mac_address, &request.options)?;
         let create = EndpointCreate { mac, ..addressed(network, endpoint, &request.interface)? };
         self.networks.get(network).await?;
+        self.resolver.expect(endpoint);
         let removal = Removal::Endpoint(endpoint.to_owned());
         match self.agent.create_endpoint(&create).await {
             Ok(made) => {
@@ -95,6 +96,7 @@ impl Plugin {
                 Ok(Answer::of(json!({"Interface": interface})).undone_by(removal))
             }
             Err(refusal) => {
+                self.resolver.forget(endpoint);
                 self.clean_up(removal, &refusal).await;
                 Err(refusal)
             }
@@ -112,6 +114,7 @@ impl Plugin {
 
     pub(crate) async fn delete_endpoint(&self, body: &[u8]) -> Result<Answer, Refusal> {
         let (_, endpoint) = endpoint_only(body)?;
+        self.resolver.forget(&endpoint);
         self.agent.remove(Removal::Endpoint(endpoint)).await?;
         Ok(Answer::empty())
     }
@@ -130,7 +133,7 @@ impl Plugin {
         }})))
     }
 
-    /// The agent is told of the sandbox while Docker is asked for the container, and then of the container. A container
+    /// The agent is told of the sandbox while Docker is asked for the container and the agent told of that. A container
     /// that is not known, or whose identity is not enforced, in time is no reason to fail: the endpoint goes on as
     /// `reserved:init` and is seen to later.
     pub(crate) async fn join(&self, body: &[u8]) -> Result<Answer, Refusal> {
@@ -143,14 +146,16 @@ impl Plugin {
         }
         options::refuse_port_map(&request.options)?;
         let network = self.networks.get(network_id).await?;
-        let (endpoint, container) =
-            tokio::try_join!(self.enter(network_id, endpoint_id, request.sandbox_key), async {
-                Ok(self.resolver.at_join(network_id, endpoint_id).await)
-            })?;
-        match container {
-            Some(container) => self.resolver.tell_in_time(network_id, endpoint_id, container, began + JOIN_BOUND).await,
-            None => self.resolver.later(network_id, endpoint_id),
-        }
+        let known = async {
+            match self.resolver.at_join(network_id, endpoint_id).await {
+                Some(container) => {
+                    self.resolver.tell_in_time(network_id, endpoint_id, container, began + JOIN_BOUND).await;
+                }
+                None => self.resolver.later(network_id, endpoint_id),
+            }
+            Ok(())
+        };
+        let (endpoint, ()) = tokio::try_join!(self.enter(network_id, endpoint_id, request.sandbox_key), known)?;
         let joined = routes::joined(&network, &endpoint);
         serde_json::to_value(joined).map(Answer::of).map_err(|_| Refusal::Broken)
     }

@@ -27,6 +27,61 @@ async fn an_endpoint_joins_with_its_containers_labels() {
     assert_eq!(rig.stats.calls().last().unwrap().errors, 0);
 }
 
+/// A resolver that found Docker answering.
+fn resolver(rig: &Rig) -> Resolver {
+    let docker = Docker::new(rig.folder.path().join("docker.sock").to_str().unwrap()).unwrap();
+    let client = api::Client::new(rig.folder.path().join("agent.sock"), Duration::from_secs(1));
+    let resolver = Resolver::new(Agent::new(client), docker, rig.stats.clone());
+    resolver.docker_is(true);
+    resolver
+}
+
+async fn listed(resolver: &Resolver) {
+    eventually("the listing", || lock(&resolver.listings).values().all(Listing::is_finished)).await;
+}
+
+#[tokio::test]
+async fn containers_are_listed_while_the_endpoint_is_made() {
+    let rig = Rig::alone();
+    let docker = rig.start_docker();
+    let resolver = resolver(&rig);
+    docker.world().containers.push(app1());
+    resolver.expect(ENDPOINT);
+    listed(&resolver).await;
+    docker.attach(NETWORK, ENDPOINT, &format!("ep-{ENDPOINT}"), app1());
+    // Who asks again finds nobody.
+    docker.world().containers.clear();
+    assert_eq!(resolver.at_join(NETWORK, ENDPOINT).await.unwrap().labels["id"], "app1");
+    assert!(lock(&resolver.listings).is_empty());
+}
+
+#[tokio::test]
+async fn a_container_that_was_not_listed_is_asked_for() {
+    let rig = Rig::alone();
+    let docker = rig.start_docker();
+    let resolver = resolver(&rig);
+    docker.world().containers.push(json!({"Id": "1111", "Names": ["/another"], "Labels": {}}));
+    resolver.expect(ENDPOINT);
+    listed(&resolver).await;
+    docker.attach(NETWORK, ENDPOINT, &format!("ep-{ENDPOINT}"), app1());
+    assert_eq!(resolver.at_join(NETWORK, ENDPOINT).await.unwrap().id, "c0ffee");
+}
+
+#[tokio::test]
+async fn endpoints_that_never_join_leave_room_for_others() {
+    let rig = Rig::alone();
+    let _docker = rig.start_docker();
+    let resolver = resolver(&rig);
+    for n in 0..LISTINGS {
+        resolver.expect(&n.to_string());
+    }
+    listed(&resolver).await;
+    resolver.expect("one more");
+    assert!(lock(&resolver.listings).contains_key("one more"));
+    resolver.forget("one more");
+    assert!(!lock(&resolver.listings).contains_key("one more"));
+}
+
 #[tokio::test]
 async fn another_container_whose_name_looks_alike_is_not_taken() {
     let rig = Rig::alone();
@@ -94,7 +149,7 @@ async fn an_endpoint_that_goes_meanwhile_is_no_longer_sought() {
         let (resolver, shutdown) = (resolver.clone(), shutdown.clone());
         async move { resolver.run(shutdown).await }
     });
-    eventually("the search to end", || resolver.lock().is_empty()).await;
+    eventually("the search to end", || lock(&resolver.pending).is_empty()).await;
     shutdown.cancel();
     task.await.unwrap();
     assert!(agent.requests().contains(&format!("GET /v1/endpoint/docker-endpoint:{ENDPOINT}")));
