@@ -195,7 +195,7 @@ proptest! {
     fn the_engine_follows_every_change(
         pool in vec(rule(), 1..6),
         containers in vec(container_labels(), 3),
-        steps in vec((step(), vec(probe(), 4)), 1..7),
+        steps in vec((step(), vec(probe(), 3)), 1..6),
     ) {
         let mut world = World::new(import(&pool)?.rules().to_vec());
         for (number, labels) in containers.into_iter().enumerate() {
