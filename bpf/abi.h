@@ -51,9 +51,10 @@ struct endpoint {
 /* ---- cilium_policies: ARRAY, policy id % POLICY_SLOTS -> policy_header -------------------------------------------- */
 
 /*
- * A policy id names one immutable version of one identity's policy. It is never 0 and never used again while the maps
- * live; two ids in use at the same time differ modulo POLICY_SLOTS. Write the entries, then the header, then the
- * `policy` field of the endpoints.
+ * A policy id names one version of one identity's policy. It is never 0 and never used again while the maps live; two
+ * ids in use at the same time differ modulo POLICY_SLOTS. Write the entries, then the header, then the `policy` field of
+ * the endpoints. After that entries come and go only for peers that no packet can be of; a class of keys is announced
+ * in the header before the first key of it is written.
  */
 #define POLICY_SLOTS 65536
 

@@ -17,6 +17,7 @@ volatile const __u32 fresh = 0; /* 1: every packet is of a flow never seen befor
 volatile const __u32 reply = 0; /* 1: packets go from the called side to the caller */
 volatile const __u32 vary_address = 0; /* 1: flows differ by source address in place of ports */
 volatile const __u32 ipv6 = 0; /* 1: the same in IPv6, the addresses behind PREFIX6 */
+volatile const __u32 spread = 0; /* not 0: to so many ports in turn, from `port` on */
 #define PREFIX6 0xf00d0000
 
 __u64 random_state = 88172645463325252ULL;
@@ -64,8 +65,8 @@ static __always_inline void *write_ipv6(__be32 *ip, __be32 from, __be32 to)
 static __always_inline void write_packet(__u8 *frame, __u32 flow)
 {
 	struct ethhdr *eth = (void *)frame;
-	__be16 caller = vary_address ? bpf_htons(1024) : (__be16)flow;
-	__be16 called = bpf_htons(port + (vary_address ? 0 : flow >> 16));
+	__be16 caller = vary_address ? bpf_htons(1024) : (__be16)(spread ? flow / spread : flow);
+	__be16 called = bpf_htons(port + (vary_address ? 0 : spread ? flow % spread : flow >> 16));
 	__be32 from = vary_address ? bpf_htonl(__builtin_bswap32(source) + flow) : source;
 	__be32 sender = reply ? destination : from, receiver = reply ? from : destination;
 	__be16 *tcp;

@@ -93,12 +93,17 @@ impl Session {
 }
 
 impl Command {
+    /// Whether the command can show its result as a report of tests.
+    pub fn makes_reports(&self) -> bool {
+        matches!(self, Command::Policy(policy::Command::Test(_)))
+    }
+
     pub async fn run(self, session: &mut Session) -> Result<Outcome, Failure> {
         let done = match self {
             Command::Status(args) => return args.run(session).await,
             Command::Endpoint(command) => command.run(session).await,
             Command::Identity(command) => command.run(session).await,
-            Command::Policy(command) => command.run(session).await,
+            Command::Policy(command) => return command.run(session).await,
             Command::Bpf(command) => command.run(session).await,
             Command::Map(command) => command.run(session).await,
             Command::Metrics(command) => command.run(session).await,

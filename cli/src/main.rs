@@ -26,6 +26,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<Outcome, Failure> {
+    if cli.output == render::Format::Junit && !cli.command.makes_reports() {
+        return Err(Failure::Usage("-o junit is for policy test alone".to_owned()));
+    }
     let mut session = Session::new(&cli);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -23,6 +23,8 @@ pub const CYAN: Style = AnsiColor::Cyan.on_default();
 pub enum Format {
     Table,
     Json,
+    /// A report of tests, for `policy test` alone
+    Junit,
 }
 
 /// Tables and lines one below the other.
@@ -85,6 +87,10 @@ impl Output {
         Output { sink: Box::new(std::io::BufWriter::new(stream)), format }
     }
 
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
     pub fn is_json(&self) -> bool {
         self.format == Format::Json
     }
@@ -92,7 +98,7 @@ impl Output {
     /// Shows `value` in the form that the user asked for.
     pub fn show<T: Serialize + ?Sized>(&mut self, value: &T, page: impl FnOnce(&T) -> Page) -> Result<(), Failure> {
         match self.format {
-            Format::Table => self.page(&page(value)),
+            Format::Table | Format::Junit => self.page(&page(value)),
             Format::Json => self.json(value),
         }
     }

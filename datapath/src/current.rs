@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-/// One immutable version of one identity's policy in the kernel. Never 0, never used again while the maps live.
+/// One version of one identity's policy in the kernel: what it says of a peer does not change while a packet can be one
+/// of that peer's. Never 0, never used again while the maps live.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize)]
 #[serde(transparent)]
 pub struct PolicyId(pub u32);
@@ -137,6 +138,7 @@ impl Current {
             | Operation::Attach(_)
             | Operation::Unpin(_)
             | Operation::WritePolicy(..)
+            | Operation::AmendPolicy(..)
             | Operation::RemovePolicy(..)
             | Operation::PutIpcache(..)
             | Operation::RemoveIpcache(_)
@@ -211,6 +213,11 @@ impl Bpf {
             Operation::WritePolicy(id, identity, map) => {
                 self.policies.insert(*id, Policy { identity: Some(*identity), map: map.clone() });
                 self.last_policy = id.0;
+            }
+            Operation::AmendPolicy(id, _, _, map) => {
+                if let Some(policy) = self.policies.get_mut(id) {
+                    policy.map = map.clone();
+                }
             }
             Operation::RemovePolicy(id, _) => drop(self.policies.remove(id)),
             Operation::PutIpcache(prefix, entry) => {

@@ -4,6 +4,7 @@
 
 use crate::current::{Bpf, Current, Firewall, Network};
 use crate::kernel::{Kernel, OperationError, ReadError};
+use crate::maps::MapError;
 use crate::operation::Operation;
 
 /// Looks at the picture before an operation, the operation, and the picture after.
@@ -18,6 +19,8 @@ pub struct Fake {
     pub log: Vec<Operation>,
     pub witness: Option<Witness>,
     pub refuse: Option<Refusal>,
+    /// How many entries all policies together may have.
+    pub room: Option<usize>,
     /// How many reads fail from now on.
     pub failing_reads: u32,
 }
@@ -62,6 +65,12 @@ impl Kernel for Fake {
             }
             let before = self.state.clone();
             self.state.record(operation);
+            let entries = self.state.bpf.policies.values().map(|policy| policy.map.len()).sum::<usize>();
+            if let Some(room) = self.room.filter(|room| entries > *room) {
+                self.state = before;
+                let room = u32::try_from(room).unwrap_or(u32::MAX);
+                return Err(MapError::Full { map: bpf::names::map::POLICY, room, entries }.into());
+            }
             if let Some(witness) = &mut self.witness {
                 witness(&before, operation, &self.state);
             }

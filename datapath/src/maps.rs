@@ -24,6 +24,10 @@ pub enum MapError {
     Read { map: &'static str, source: io::Error },
     #[error("write map {map}")]
     Write { map: &'static str, source: io::Error },
+    #[error("map {map} is full: it has room for {room} entries, and these are {entries} more")]
+    Full { map: &'static str, room: u32, entries: usize },
+    #[error("map {map}: version {id} of a policy is not there")]
+    NoVersion { map: &'static str, id: u32 },
 }
 
 pub type LpmKey = lpm_trie::Key<abi::IpcacheKey>;

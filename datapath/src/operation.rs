@@ -58,6 +58,9 @@ pub enum Operation {
     ClearSlot(EndpointId),
     /// Writes all entries, then the header. Nothing looks at them before a slot names the id.
     WritePolicy(PolicyId, Identity, Arc<PolicyMap>),
+    /// Makes the version say about some peers what the last map says instead of the one before. None of those peers is
+    /// one that a packet can come from or go to now.
+    AmendPolicy(PolicyId, Identity, Arc<PolicyMap>, Arc<PolicyMap>),
     RemovePolicy(PolicyId, Arc<PolicyMap>),
     PutIpcache(IpNetwork, IpcacheEntry),
     RemoveIpcache(IpNetwork),
@@ -98,7 +101,9 @@ impl Operation {
             | Operation::Unpin(id)
             | Operation::WriteSlot(id, _)
             | Operation::ClearSlot(id) => Object::Endpoint(*id),
-            Operation::WritePolicy(_, identity, _) => Object::Policy(*identity),
+            Operation::WritePolicy(_, identity, _) | Operation::AmendPolicy(_, identity, ..) => {
+                Object::Policy(*identity)
+            }
             Operation::RemovePolicy(..) => Object::Node("policies"),
             Operation::PutIpcache(prefix, _) | Operation::RemoveIpcache(prefix) => Object::Ipcache(*prefix),
             Operation::InvalidateFlows => Object::Node("flows"),
@@ -128,6 +133,7 @@ impl Operation {
             | Operation::WriteSlot(..)
             | Operation::ClearSlot(_)
             | Operation::WritePolicy(..)
+            | Operation::AmendPolicy(..)
             | Operation::RemovePolicy(..)
             | Operation::PutIpcache(..)
             | Operation::RemoveIpcache(_)

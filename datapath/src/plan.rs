@@ -9,9 +9,10 @@ use crate::current::{Current, PolicyId};
 use crate::operation::Operation;
 use ipnetwork::IpNetwork;
 use model::desired::{Datapath, Object};
-use model::{EndpointId, Identity};
+use model::{EndpointId, Identity, PolicyMap};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// A step of a round; they run in this order. Operations of one stage do not depend on each other.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -33,7 +34,7 @@ pub enum Stage {
     Unpin,
     /// New pairs, both ends down: nothing passes.
     Links,
-    /// New versions of policies under ids that no slot names yet.
+    /// New versions of policies under ids that no slot names yet, and what is new about peers at rest.
     Policies,
     /// Slots: each endpoint goes over to its new policy in one write. After it, every verdict is in place that the
     /// addresses of stage `Identities` need.
@@ -97,6 +98,10 @@ pub struct Plan {
     pub failures: BTreeMap<Object, String>,
     /// The version of each identity's policy that is to be in force.
     pub policies: BTreeMap<Identity, PolicyId>,
+    /// Versions of which the entries are those of a policy of the snapshot, but another object.
+    pub adopted: Vec<(PolicyId, Arc<PolicyMap>)>,
+    /// Something has to wait for peers to come to rest, and for another round.
+    pub unfinished: bool,
 }
 
 impl Plan {
@@ -105,11 +110,17 @@ impl Plan {
     }
 }
 
-/// The operations from `current` to `desired`.
-pub fn plan(current: &Current, desired: &Datapath, seen: &Seen, settings: Settings) -> Plan {
+/// The operations from `current` to `desired`. `fading`: see `policies`.
+pub fn plan(
+    current: &Current,
+    desired: &Datapath,
+    seen: &Seen,
+    fading: &BTreeSet<Identity>,
+    settings: Settings,
+) -> Plan {
     let mut plan = Plan::default();
     node(&mut plan, current, desired, seen);
-    policies::plan(&mut plan, current, desired);
+    policies::plan(&mut plan, current, desired, fading);
     endpoints::plan(&mut plan, current, desired, seen);
     policies::sweep(&mut plan, current);
     ipcache(&mut plan, current, desired, seen);

@@ -2,13 +2,15 @@
 //!
 //! Owns attempts and their pacing. When a round runs is `worker`'s, what it does in which order is `plan`'s.
 
-use crate::current::{Attachment, Current};
-use crate::kernel::Kernel;
+use crate::current::{Attachment, Current, PolicyId};
+use crate::kernel::{Kernel, OperationError};
+use crate::maps::MapError;
 use crate::operation::{Domain, Operation};
-use crate::plan::{Plan, Seen, Settings, Stage, plan};
+use crate::plan::{Seen, Settings, Stage, plan};
 use model::desired::{Datapath, Failure, Object, Status};
-use model::{EndpointId, Identity};
+use model::{Column, EndpointId, Identity, PolicyMap};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The first retry comes after this, each further one after twice the time of the one before ...
@@ -18,6 +20,8 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 
 /// How long a policy version stays after no slot names it: packets that began under it have long ended.
 const GRACE: Duration = Duration::from_millis(100);
+/// A peer has come to rest when nothing named it for so long.
+const REST: Duration = GRACE;
 const SWEEPER: Object = Object::Node("policies");
 
 /// Makes a kernel equal to snapshots.
@@ -32,6 +36,10 @@ pub struct Reconciler<K> {
     failing: BTreeMap<Object, Attempts>,
     /// Old policy versions, and when they may go.
     sweep: Option<(Instant, Vec<Operation>)>,
+    /// Identities that an address or an endpoint lost not long ago, and when packets of theirs have arrived.
+    fading: BTreeMap<Identity, Instant>,
+    /// When to look again at what waits for peers to come to rest.
+    unfinished: Option<Instant>,
     realised: u64,
     rounds: u64,
     operations: u64,
@@ -47,8 +55,12 @@ struct Attempts {
 #[derive(Default)]
 struct Round {
     failed: BTreeMap<Object, String>,
+    /// Of `failed` what there was no room for.
+    full: BTreeSet<Object>,
     /// Identities about which some endpoint's policy should say something and does not yet.
     withheld: BTreeSet<Identity>,
+    /// Of those the ones that it should refuse something.
+    unrefused: BTreeSet<Identity>,
 }
 
 /// Why an operation is not tried.
@@ -69,6 +81,8 @@ impl<K: Kernel> Reconciler<K> {
             seen: Seen::default(),
             failing: BTreeMap::new(),
             sweep: None,
+            fading: BTreeMap::new(),
+            unfinished: None,
             realised: 0,
             rounds: 0,
             operations: 0,
@@ -87,9 +101,12 @@ impl<K: Kernel> Reconciler<K> {
         let mut round = Round::default();
         // Planning on a picture that is not known to be right could take away what is needed.
         if self.read(&mut round, now) {
-            let mut plan = plan(&self.current, desired, &self.seen, self.settings);
+            self.fading.retain(|_, until| *until > now);
+            let fading = self.fading.keys().copied().collect();
+            let mut plan = plan(&self.current, desired, &self.seen, &fading, self.settings);
             round.failed.append(&mut plan.failures);
-            self.adopt(&plan, desired);
+            self.adopt(std::mem::take(&mut plan.adopted));
+            self.unfinished = plan.unfinished.then_some(now + REST);
             self.sweep = self.sweep.take().or(plan.stages.remove(&Stage::Sweep).map(|list| (now + GRACE, list)));
             plan.stages.remove(&Stage::Sweep);
             for operations in plan.stages.into_values() {
@@ -105,7 +122,7 @@ impl<K: Kernel> Reconciler<K> {
             }
             stays
         });
-        self.count(&round.failed, now);
+        self.count(&round, now);
         self.status()
     }
 
@@ -115,16 +132,16 @@ impl<K: Kernel> Reconciler<K> {
             let mut round = Round::default();
             self.carry_out(operations, &Datapath::default(), now, &mut round);
             self.failing.retain(|object, _| *object != SWEEPER || round.failed.contains_key(object));
-            self.count(&round.failed, now);
+            self.count(&round, now);
         }
     }
 
-    /// When something is due without a new snapshot: an attempt at what failed, or a sweep.
+    /// When something is due without a new snapshot: an attempt at what failed or is unfinished, or a sweep.
     pub fn due(&self) -> Option<Instant> {
         self.retries().chain(self.sweep.iter().map(|(due, _)| *due)).min()
     }
 
-    /// Whether an attempt at something that failed is due.
+    /// Whether an attempt at something that failed or is unfinished is due.
     pub fn retry_due(&self, now: Instant) -> bool {
         self.retries().any(|due| due <= now)
     }
@@ -136,6 +153,7 @@ impl<K: Kernel> Reconciler<K> {
             .iter()
             .filter(move |(object, _)| !sweeping || **object != SWEEPER)
             .map(|(_, attempts)| attempts.due)
+            .chain(self.unfinished)
     }
 
     pub fn status(&self) -> Status {
@@ -181,10 +199,10 @@ impl<K: Kernel> Reconciler<K> {
 
     /// Where a version in the kernel says what is wanted, keeps the snapshot's copy: the next comparison is one of
     /// pointers.
-    fn adopt(&mut self, plan: &Plan, desired: &Datapath) {
-        for (identity, id) in &plan.policies {
-            if let (Some(held), Some(map)) = (self.current.bpf.policies.get_mut(id), desired.policies.get(identity)) {
-                held.map = map.clone();
+    fn adopt(&mut self, adopted: Vec<(PolicyId, Arc<PolicyMap>)>) {
+        for (id, map) in adopted {
+            if let Some(held) = self.current.bpf.policies.get_mut(&id) {
+                held.map = map;
             }
         }
     }
@@ -206,12 +224,33 @@ impl<K: Kernel> Reconciler<K> {
         debug_assert_eq!(results.len(), ready.len(), "one answer for each operation");
         for (operation, result) in ready.iter().zip(results) {
             match result {
-                Ok(()) => self.current.record(operation),
+                Ok(()) => {
+                    self.fade(operation, now);
+                    self.current.record(operation);
+                }
                 Err(error) => {
                     self.unread.insert(operation.domain());
+                    if is_full(&error) {
+                        round.full.insert(operation.object());
+                    }
                     self.fail(round, operation, chain(&*error), desired);
                 }
             }
+        }
+    }
+
+    /// Notes the identity that an operation takes from an address or an endpoint. To be called before it is recorded.
+    fn fade(&mut self, operation: &Operation, now: Instant) {
+        let bpf = &self.current.bpf;
+        let former = match operation {
+            Operation::PutIpcache(prefix, _) | Operation::RemoveIpcache(prefix) => {
+                bpf.ipcache.get(prefix).map(|entry| entry.identity)
+            }
+            Operation::WriteSlot(id, _) | Operation::ClearSlot(id) => bpf.slots.get(id).map(|slot| slot.identity),
+            _ => None,
+        };
+        if let Some(identity) = former {
+            self.fading.insert(identity, now + REST);
         }
     }
 
@@ -234,6 +273,13 @@ impl<K: Kernel> Reconciler<K> {
             Operation::WriteSlot(id, slot) if !bpf.policies.contains_key(&slot.policy) => {
                 let reason = round.failed.get(&Object::Policy(slot.identity)).map_or("not tried", String::as_str);
                 Some(Obstacle::Failure(format!("the policy of identity {} of endpoint {id}: {reason}", slot.identity)))
+            }
+            Operation::WriteSlot(id, slot)
+                if round.unrefused.contains(&slot.identity)
+                    && bpf.slots.get(id).is_none_or(|former| former.identity != slot.identity) =>
+            {
+                let reason = format!("another endpoint could not be given its verdict on identity {}", slot.identity);
+                Some(Obstacle::Failure(reason))
             }
             Operation::WriteSlot(id, _) => needs(link(id).is_some(), "it has no device"),
             Operation::Attach(id) => {
@@ -265,30 +311,50 @@ impl<K: Kernel> Reconciler<K> {
         {
             let wanted = desired.endpoints.get(id).map(|endpoint| endpoint.identity);
             let maps = [Some(former.identity), wanted].into_iter().flatten().filter_map(|id| desired.policies.get(&id));
-            let peers = maps.flat_map(|map| map.entries.keys().map(|key| key.identity));
+            let peers = maps.flat_map(|map| map.columns().keys());
             round.withheld.extend(peers.filter(|peer| *peer != Identity::UNKNOWN));
+        }
+        // The same of endpoints that would begin to have such an identity, where there is something to refuse them.
+        let denies = |column: &Column| column.entries().iter().any(|(_, entry)| entry.deny);
+        match operation {
+            Operation::WritePolicy(_, _, map) => {
+                let denied = map.columns().iter().filter(|(_, column)| denies(column));
+                round.unrefused.extend(denied.map(|(peer, _)| peer));
+            }
+            Operation::AmendPolicy(_, _, former, map) => former.differences(map, |peer, _, column| {
+                round.withheld.insert(peer);
+                round.unrefused.extend(column.filter(|column| denies(column)).map(|_| peer));
+            }),
+            _ => {}
         }
         round.failed.entry(operation.object()).or_insert(message);
     }
 
-    fn count(&mut self, failed: &BTreeMap<Object, String>, now: Instant) {
-        for (object, message) in failed {
+    fn count(&mut self, round: &Round, now: Instant) {
+        for (object, message) in &round.failed {
+            let full = round.full.contains(object);
             match self.failing.get_mut(object) {
                 // It was not tried.
                 Some(attempts) if attempts.due > now && matches!(object, Object::Node(_)) => {}
                 Some(attempts) => {
                     attempts.failure.message.clone_from(message);
+                    attempts.failure.full = full;
                     attempts.failure.attempts = attempts.failure.attempts.saturating_add(1);
                     attempts.due = now + back_off(attempts.failure.attempts);
                 }
                 None => {
                     tracing::warn!(%object, %message, "not as desired; retried");
-                    let failure = Failure { message: message.clone(), attempts: 1 };
+                    let failure = Failure { message: message.clone(), attempts: 1, full };
                     self.failing.insert(object.clone(), Attempts { failure, due: now + back_off(1) });
                 }
             }
         }
     }
+}
+
+/// Whether an operation failed for want of room.
+fn is_full(error: &OperationError) -> bool {
+    error.downcast_ref().is_some_and(|error| matches!(error, MapError::Full { .. }))
 }
 
 fn back_off(attempts: u32) -> Duration {

@@ -3,7 +3,7 @@
 //! It speaks names (endpoint ids, interface names, addresses, identities), never kernel-made numbers. Each snapshot is
 //! complete: what is not in it should not be in the kernel, but see `Datapath::settled`.
 
-use crate::{EndpointId, Identity, Labels, Mac, PolicyMap};
+use crate::{EndpointId, Identity, IdentityMap, Labels, Mac, PolicyMap};
 use ipnetwork::IpNetwork;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -99,6 +99,8 @@ pub struct Failure {
     pub message: String,
     /// Attempts so far, at least 1; the next follows by itself.
     pub attempts: u32,
+    /// There was no room for it; what takes the room is then worth telling.
+    pub full: bool,
 }
 
 /// What a reconciler reports after each round.
@@ -115,6 +117,6 @@ pub struct Status {
 /// Names a reader needs to print what the kernel tells: published with each snapshot.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Names {
-    pub identities: BTreeMap<Identity, Arc<Labels>>,
+    pub identities: IdentityMap<Arc<Labels>>,
     pub endpoints: BTreeMap<EndpointId, String>,
 }

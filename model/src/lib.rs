@@ -8,6 +8,7 @@ pub mod drop_reason;
 pub mod endpoint;
 pub mod event;
 pub mod identity;
+pub mod identity_map;
 pub mod label_filter;
 pub mod labels;
 pub mod mac;
@@ -16,7 +17,8 @@ pub mod proto;
 
 pub use endpoint::{EndpointId, EndpointState};
 pub use identity::Identity;
+pub use identity_map::{IdentityMap, IdentitySet};
 pub use labels::{Label, Labels};
 pub use mac::Mac;
-pub use policy_map::{PolicyEntry, PolicyKey, PolicyMap};
+pub use policy_map::{Column, PolicyEntry, PolicyKey, PolicyMap};
 pub use proto::{Direction, Protocol};

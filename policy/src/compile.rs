@@ -1,23 +1,14 @@
-//! From filters (these peers, these ports, this outcome) to the entries of a policy map, in a form in which the kernel's
-//! look-up gives the right answer: port ranges become aligned prefixes, and no key is left that a broader one overrules
-//! or makes superfluous.
+//! From filters (these ports, this outcome) to the entries of a policy map, in a form in which the kernel's look-up gives
+//! the right answer: port ranges become aligned prefixes, and no key is left that a broader one overrules or makes
+//! superfluous.
 //!
 //! The kernel takes, for the peer and for "any peer", the most specific key that it finds, and of the two the one with
 //! the higher precedence. That is right only if, of two keys of which one covers the other, the narrower has at least
-//! the precedence of the broader; `finish` sees to it.
+//! the precedence of the broader; `tight` sees to it. A key is only ever covered by keys of the same peer and of any
+//! peer, so each peer's column can be made by itself once that of any peer is known.
 
 use model::policy_map::port_mask;
-use model::{Direction, Identity, PolicyEntry, PolicyKey, Protocol};
-use std::collections::BTreeMap;
-
-/// The identities that a filter is about.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum PeerSet {
-    /// Every identity there is or will be; one key with the identity 0.
-    Everyone,
-    /// Ascending, without 0.
-    These(Vec<Identity>),
-}
+use model::{Column, Direction, Identity, PolicyEntry, PolicyKey, Protocol};
 
 /// The traffic that a filter is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,58 +22,73 @@ pub(crate) enum Traffic {
     },
 }
 
-/// Collects the filters of one subject.
-#[derive(Default)]
-pub(crate) struct Compiler {
-    candidates: Vec<(PolicyKey, PolicyEntry)>,
-}
+impl Traffic {
+    /// Protocol, first and last port.
+    pub(crate) fn ports(self) -> Option<(Protocol, u16, u16)> {
+        match self {
+            Traffic::Everything => None,
+            Traffic::Ports { protocol, first, last } => Some((protocol, first, last)),
+        }
+    }
 
-impl Compiler {
-    pub(crate) fn add(&mut self, direction: Direction, peers: &PeerSet, traffic: Traffic, entry: PolicyEntry) {
-        let identities = match peers {
-            PeerSet::Everyone => &[Identity::UNKNOWN][..],
-            PeerSet::These(identities) => identities,
-        };
-        match traffic {
-            Traffic::Everything => {
-                let keys = identities.iter().map(|identity| PolicyKey::any_port(direction, *identity));
-                self.candidates.extend(keys.map(|key| (key, entry)));
-            }
+    /// The keys that together match this traffic and nothing else, without a peer.
+    pub(crate) fn keys(self, direction: Direction) -> Vec<PolicyKey> {
+        const ANY: Identity = Identity::UNKNOWN;
+        match self {
+            Traffic::Everything => vec![PolicyKey::any_port(direction, ANY)],
             Traffic::Ports { protocol, first, last } => {
-                for (port, prefix) in port_prefixes(first, last) {
-                    let keys = identities.iter().map(|identity| PolicyKey {
-                        direction,
-                        identity: *identity,
-                        protocol: Some(protocol),
-                        prefix,
-                        port,
-                    });
-                    self.candidates.extend(keys.map(|key| (key, entry)));
-                }
+                let blocks = port_prefixes(first, last).into_iter();
+                let key =
+                    |(port, prefix)| PolicyKey { direction, identity: ANY, protocol: Some(protocol), prefix, port };
+                blocks.map(key).collect()
             }
         }
     }
+}
 
-    /// The entries that are needed, and no others.
-    pub(crate) fn finish(self) -> BTreeMap<PolicyKey, PolicyEntry> {
-        let merged = merge(self.candidates);
-        let classes = Classes::of(&merged);
-        let is_needed = |key: &PolicyKey, entry: &PolicyEntry| {
-            !classes.covering(key).any(|cover| merged.get(&cover).is_some_and(|broader| overrules(broader, entry)))
-        };
-        if merged.keys().all(|key| classes.covering(key).next().is_none()) {
-            return merged;
-        }
-        merged.iter().filter(|(key, entry)| is_needed(key, entry)).map(|(key, entry)| (*key, *entry)).collect()
+/// What is said about any peer, with what the columns of named peers ask of it.
+#[derive(Debug)]
+pub(crate) struct AnyPeer {
+    column: Column,
+    classes: Classes,
+}
+
+impl AnyPeer {
+    pub(crate) fn new(candidates: Vec<(PolicyKey, PolicyEntry)>) -> AnyPeer {
+        let column = Column::new(tight(&merge(candidates), None));
+        AnyPeer { classes: Classes::of(column.entries()), column }
+    }
+
+    pub(crate) fn column(&self) -> &Column {
+        &self.column
+    }
+
+    /// The entries about one peer that are needed beside these, and no others.
+    pub(crate) fn beside(&self, candidates: Vec<(PolicyKey, PolicyEntry)>) -> Column {
+        Column::new(tight(&merge(candidates), Some(self)))
     }
 }
 
-/// One entry a key: the one with the highest precedence, of several redirects the one to the lowest proxy port.
-fn merge(mut candidates: Vec<(PolicyKey, PolicyEntry)>) -> BTreeMap<PolicyKey, PolicyEntry> {
+fn tight(merged: &[(PolicyKey, PolicyEntry)], any: Option<&AnyPeer>) -> Vec<(PolicyKey, PolicyEntry)> {
+    let own = Classes::of(merged);
+    let held = |key: &PolicyKey| {
+        let found = merged.binary_search_by_key(key, |(key, _)| *key).ok()?;
+        merged.get(found).map(|(_, entry)| entry)
+    };
+    let is_needed = |(key, entry): &&(PolicyKey, PolicyEntry)| {
+        let by_own = own.covering(key).filter(|cover| cover != key).filter_map(|cover| held(&cover));
+        let by_any = any.into_iter().flat_map(|any| any.classes.covering(key).filter_map(|c| any.column.get(&c)));
+        !by_own.chain(by_any).any(|broader| overrules(broader, entry))
+    };
+    merged.iter().filter(is_needed).copied().collect()
+}
+
+/// One entry a key, by key: the one with the highest precedence, of several redirects the one to the lowest proxy port.
+fn merge(mut candidates: Vec<(PolicyKey, PolicyEntry)>) -> Vec<(PolicyKey, PolicyEntry)> {
     let rank = |entry: &PolicyEntry| (std::cmp::Reverse(entry.precedence), !entry.deny, entry.proxy_port);
     candidates.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| rank(&a.1).cmp(&rank(&b.1))));
     candidates.dedup_by_key(|(key, _)| *key);
-    candidates.into_iter().collect()
+    candidates
 }
 
 /// Whether a key that is covered by one with the entry `broader` must not, or need not, be there.
@@ -92,39 +98,27 @@ fn overrules(broader: &PolicyEntry, entry: &PolicyEntry) -> bool {
     broader.precedence > entry.precedence || same && !redirects
 }
 
-/// Which kinds of keys occur, so that only those are looked for: for each direction one mask for "any peer" and one
-/// for named peers, with a bit for each `PolicyKey::class`.
-#[derive(Default)]
-struct Classes {
-    masks: [[u32; 2]; 2],
-}
+/// Which kinds of keys occur in each direction, so that only those are looked for: a bit for each `PolicyKey::class`.
+#[derive(Default, Debug)]
+struct Classes([u32; 2]);
 
 impl Classes {
-    fn of(entries: &BTreeMap<PolicyKey, PolicyEntry>) -> Classes {
+    fn of(entries: &[(PolicyKey, PolicyEntry)]) -> Classes {
         let mut classes = Classes::default();
-        for key in entries.keys() {
-            let named = usize::from(key.identity != Identity::UNKNOWN);
-            classes.masks[key.direction as usize][named] |= 1 << key.class();
+        for (key, _) in entries {
+            classes.0[key.direction as usize] |= 1 << key.class();
         }
         classes
     }
 
-    /// The keys that may be in the map, cover `key` and are not `key` itself.
-    fn covering(&self, key: &PolicyKey) -> impl Iterator<Item = PolicyKey> {
-        let key = *key;
-        let masks = self.masks[key.direction as usize];
-        let named = key.identity != Identity::UNKNOWN;
-        let own = (key.identity, masks[usize::from(named)]);
-        let any = (Identity::UNKNOWN, if named { masks[0] } else { 0 });
-        [own, any].into_iter().flat_map(move |(identity, mask)| {
-            let any_port = PolicyKey { identity, protocol: None, prefix: 0, port: 0, ..key };
-            let any_port = (mask & 1 << PolicyKey::CLASS_ANY_PROTOCOL != 0).then_some(any_port);
-            let widest = if key.protocol.is_some() { Some(key.prefix) } else { None };
-            let ports = widest.into_iter().flat_map(|prefix| 0..=prefix).filter(move |prefix| mask & 1 << prefix != 0);
-            let ports =
-                ports.map(move |prefix| PolicyKey { identity, prefix, port: key.port & port_mask(prefix), ..key });
-            ports.chain(any_port).filter(move |cover| *cover != key)
-        })
+    /// The keys that may be there and cover `key`; the key itself may be among them.
+    fn covering(&self, key: &PolicyKey) -> impl Iterator<Item = PolicyKey> + use<> {
+        let (key, mask) = (*key, self.0[key.direction as usize]);
+        let any_port = PolicyKey { protocol: None, prefix: 0, port: 0, ..key };
+        let any_port = (mask & 1 << PolicyKey::CLASS_ANY_PROTOCOL != 0).then_some(any_port);
+        let widest = if key.protocol.is_some() { Some(key.prefix) } else { None };
+        let ports = widest.into_iter().flat_map(|prefix| 0..=prefix).filter(move |prefix| mask & 1 << prefix != 0);
+        ports.map(move |prefix| PolicyKey { prefix, port: key.port & port_mask(prefix), ..key }).chain(any_port)
     }
 }
 
@@ -154,20 +148,26 @@ mod tests {
     const A: Identity = Identity(300);
     const INGRESS: Direction = Direction::Ingress;
 
-    fn only(identity: Identity) -> PeerSet {
-        PeerSet::These(vec![identity])
+    /// Whom a filter of these tests is about.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Whom {
+        Everyone,
+        A,
     }
+    use Whom::Everyone;
 
     fn tcp(first: u16, last: u16) -> Traffic {
         Traffic::Ports { protocol: Protocol::TCP, first, last }
     }
 
-    fn compiled(filters: &[(PeerSet, Traffic, PolicyEntry)]) -> Vec<(PolicyKey, PolicyEntry)> {
-        let mut compiler = Compiler::default();
-        for (peers, traffic, entry) in filters {
-            compiler.add(INGRESS, peers, *traffic, *entry);
-        }
-        compiler.finish().into_iter().collect()
+    fn compiled(filters: &[(Whom, Traffic, PolicyEntry)]) -> Vec<(PolicyKey, PolicyEntry)> {
+        let about = |whom: Whom| {
+            let filters = filters.iter().filter(move |(about, ..)| *about == whom);
+            filters.flat_map(|(_, traffic, entry)| traffic.keys(INGRESS).into_iter().map(|key| (key, *entry))).collect()
+        };
+        let any = AnyPeer::new(about(Everyone));
+        let peer = any.beside(about(Whom::A));
+        any.column().of(Identity::UNKNOWN).chain(peer.of(A)).collect()
     }
 
     #[test]
@@ -183,10 +183,7 @@ mod tests {
 
     #[test]
     fn an_allow_under_a_broad_deny_is_not_in_the_map() {
-        let map = compiled(&[
-            (only(A), tcp(80, 80), PolicyEntry::ALLOW),
-            (PeerSet::Everyone, tcp(0, 65535), PolicyEntry::DENY),
-        ]);
+        let map = compiled(&[(Whom::A, tcp(80, 80), PolicyEntry::ALLOW), (Everyone, tcp(0, 65535), PolicyEntry::DENY)]);
         let deny =
             PolicyKey { prefix: 0, port: 0, ..PolicyKey::one_port(INGRESS, Identity::UNKNOWN, Protocol::TCP, 0) };
         assert_eq!(map, [(deny, PolicyEntry::DENY)]);
@@ -195,40 +192,39 @@ mod tests {
     #[test]
     fn a_narrow_deny_is_a_hole_in_a_broad_allow() {
         let map =
-            compiled(&[(only(A), Traffic::Everything, PolicyEntry::ALLOW), (only(A), tcp(80, 80), PolicyEntry::DENY)]);
+            compiled(&[(Whom::A, Traffic::Everything, PolicyEntry::ALLOW), (Whom::A, tcp(80, 80), PolicyEntry::DENY)]);
         assert_eq!(map.len(), 2);
     }
 
     #[test]
     fn a_deny_takes_the_place_of_an_allow_with_the_same_key() {
-        let map = compiled(&[(only(A), tcp(80, 80), PolicyEntry::DENY), (only(A), tcp(80, 80), PolicyEntry::ALLOW)]);
+        let map = compiled(&[(Whom::A, tcp(80, 80), PolicyEntry::DENY), (Whom::A, tcp(80, 80), PolicyEntry::ALLOW)]);
         assert_eq!(map, [(PolicyKey::one_port(INGRESS, A, Protocol::TCP, 80), PolicyEntry::DENY)]);
     }
 
     #[test]
     fn a_plain_allow_under_a_redirect_is_absorbed() {
         let redirect = PolicyEntry { deny: false, proxy_port: 9000, precedence: 2 };
-        let map = compiled(&[(PeerSet::Everyone, tcp(80, 87), redirect), (only(A), tcp(85, 85), PolicyEntry::ALLOW)]);
+        let map = compiled(&[(Everyone, tcp(80, 87), redirect), (Whom::A, tcp(85, 85), PolicyEntry::ALLOW)]);
         assert_eq!(map.len(), 1);
-        let map =
-            compiled(&[(only(A), Traffic::Everything, PolicyEntry::ALLOW), (PeerSet::Everyone, tcp(80, 80), redirect)]);
+        let map = compiled(&[(Whom::A, Traffic::Everything, PolicyEntry::ALLOW), (Everyone, tcp(80, 80), redirect)]);
         assert_eq!(map.len(), 2);
     }
 
     #[test]
     fn of_two_redirects_the_lower_port_is_taken() {
         let redirect = |proxy_port| PolicyEntry { deny: false, proxy_port, precedence: 2 };
-        let map = compiled(&[(only(A), tcp(80, 80), redirect(9001)), (only(A), tcp(80, 80), redirect(9000))]);
+        let map = compiled(&[(Whom::A, tcp(80, 80), redirect(9001)), (Whom::A, tcp(80, 80), redirect(9000))]);
         assert_eq!(map, [(PolicyKey::one_port(INGRESS, A, Protocol::TCP, 80), redirect(9000))]);
     }
 
     #[test]
     fn what_a_broader_allow_allows_is_left_out() {
         let map = compiled(&[
-            (PeerSet::Everyone, tcp(0, 65535), PolicyEntry::ALLOW),
-            (PeerSet::Everyone, tcp(80, 80), PolicyEntry::ALLOW),
-            (only(A), tcp(80, 90), PolicyEntry::ALLOW),
-            (only(A), Traffic::Everything, PolicyEntry::ALLOW),
+            (Everyone, tcp(0, 65535), PolicyEntry::ALLOW),
+            (Everyone, tcp(80, 80), PolicyEntry::ALLOW),
+            (Whom::A, tcp(80, 90), PolicyEntry::ALLOW),
+            (Whom::A, Traffic::Everything, PolicyEntry::ALLOW),
         ]);
         assert_eq!(map.len(), 2);
     }
@@ -236,7 +232,7 @@ mod tests {
     #[test]
     fn an_icmp_type_0_is_one_type() {
         let traffic = Traffic::Ports { protocol: Protocol::ICMP, first: 0, last: 0 };
-        let map = compiled(&[(PeerSet::Everyone, traffic, PolicyEntry::ALLOW)]);
+        let map = compiled(&[(Everyone, traffic, PolicyEntry::ALLOW)]);
         assert_eq!(map, [(PolicyKey::one_port(INGRESS, Identity::UNKNOWN, Protocol::ICMP, 0), PolicyEntry::ALLOW)]);
     }
 

@@ -2,6 +2,7 @@
 //! Which fields a part has is said where the part is defined.
 
 use crate::fault::{Faults, Path};
+use crate::limits::Limits;
 use serde_json::Value;
 
 /// A field name that is known in some object.
@@ -11,6 +12,10 @@ pub(crate) type Name = &'static str;
 #[derive(Default)]
 pub(crate) struct Decoder {
     pub(crate) faults: Faults,
+    pub(crate) limits: Limits,
+    /// Members that nothing is known of are passed over, and noted in `ignored`.
+    pub(crate) ignore_unknown_fields: bool,
+    pub(crate) ignored: Faults,
 }
 
 impl Decoder {
@@ -50,6 +55,12 @@ impl Decoder {
         self.list(value, path, Decoder::text)
     }
 
+    /// The members of an object with free names, in order.
+    pub(crate) fn members<'v>(&mut self, value: &'v Value, path: &Path<'_>) -> Option<Vec<(&'v String, &'v Value)>> {
+        let members = value.as_object();
+        self.typed(members, "an object", value, path).map(|members| members.iter().collect())
+    }
+
     /// Members with free names and string values; the names keep their case.
     pub(crate) fn map(&mut self, value: &Value, path: &Path<'_>) -> Option<Vec<(String, String)>> {
         let members = value.as_object();
@@ -77,8 +88,11 @@ impl Decoder {
                     values.retain(|(n, _)| n != name);
                     values.push((*name, value));
                 }
+                None if self.ignore_unknown_fields => {
+                    self.ignored.add(&path.field(written), "unknown field, ignored");
+                }
                 None => {
-                    self.faults.add(&path.field(written), format!("unknown field; known here: {}", known.join(", ")))
+                    self.faults.add(&path.field(written), format!("unknown field; known here: {}", known.join(", ")));
                 }
             }
         }

@@ -1,7 +1,14 @@
 //! What is wrong with a document and where: faults with their JSON paths, and the set of them that a document is
 //! refused with. What counts as a fault is decided where the document is decoded, validated or checked for support.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::Bound;
+
+/// Faults told of one text; of the others only the number is told.
+const MAX_FAULTS: usize = 1000;
+/// Characters of a path and of a message; what is longer is cut.
+const MAX_TEXT: usize = 1000;
 
 /// One thing that is wrong, and where.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize)]
@@ -36,11 +43,27 @@ impl fmt::Display for Lines<'_> {
 
 /// Faults found so far.
 #[derive(Default, Debug)]
-pub(crate) struct Faults(Vec<Fault>);
+pub(crate) struct Faults {
+    list: Vec<Fault>,
+    /// The paths of the list, so that asking what is at fault below a place does not go through all of it.
+    places: BTreeSet<String>,
+    left_out: usize,
+}
 
 impl Faults {
     pub(crate) fn add(&mut self, path: &Path<'_>, message: impl Into<String>) {
-        self.0.push(Fault { path: path.to_string(), message: message.into() });
+        self.add_at(path.to_string(), message);
+    }
+
+    /// Notes a fault whose path has been written out already.
+    pub(crate) fn add_at(&mut self, path: String, message: impl Into<String>) {
+        if self.list.len() == MAX_FAULTS {
+            self.left_out += 1;
+            return;
+        }
+        let path = shortened(path);
+        self.places.insert(path.clone());
+        self.list.push(Fault { path, message: shortened(message.into()) });
     }
 
     /// Notes that something is missing at `path`, unless what is there is already known to be at fault: a part that
@@ -58,20 +81,39 @@ impl Faults {
         }
     }
 
-    fn has_below(&self, path: &Path<'_>) -> bool {
+    /// Whether something is wrong at `path` or inside of it.
+    pub(crate) fn has_below(&self, path: &Path<'_>) -> bool {
         let here = path.to_string();
-        self.0.iter().any(|fault| {
-            fault.path.strip_prefix(&here).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-        })
+        let begins = |start: String| {
+            let from = (Bound::Included(start.as_str()), Bound::Unbounded);
+            self.places.range::<str, _>(from).next().is_some_and(|place| place.starts_with(&start))
+        };
+        self.places.contains(&here) || begins(format!("{here}.")) || begins(format!("{here}["))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.list.is_empty()
     }
 
     /// `Ok` when nothing is wrong.
     pub(crate) fn into_result(self) -> Result<(), Errors> {
-        if self.0.is_empty() { Ok(()) } else { Err(Errors(self.0)) }
+        if self.is_empty() { Ok(()) } else { Err(Errors(self.into_list())) }
     }
 
     pub(crate) fn into_list(self) -> Vec<Fault> {
-        self.0
+        let mut list = self.list;
+        if self.left_out > 0 {
+            let message = format!("{} more faults are not shown: the limit is {MAX_FAULTS} faults", self.left_out);
+            list.push(Fault { path: String::new(), message });
+        }
+        list
+    }
+}
+
+fn shortened(text: String) -> String {
+    match text.char_indices().nth(MAX_TEXT) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
     }
 }
 
@@ -130,6 +172,19 @@ mod tests {
         assert_eq!(entry.field("toPorts").to_string(), "[0].ingress[1].toPorts");
         assert_eq!(rule.field("a:b").to_string(), "[0][\"a:b\"]");
         assert_eq!(Path::ROOT.field("rules").index(2).to_string(), "rules[2]");
+    }
+
+    #[test]
+    fn neither_many_nor_long_faults_fill_the_memory() {
+        let mut faults = Faults::default();
+        let long = "ä".repeat(5_000);
+        for i in 0..MAX_FAULTS + 7 {
+            faults.add(&Path::ROOT.index(i).field(&long), long.as_str());
+        }
+        let list = faults.into_list();
+        assert_eq!(list.len(), MAX_FAULTS + 1);
+        assert!(list.iter().all(|fault| fault.path.len() + fault.message.len() < 5 * MAX_TEXT));
+        assert_eq!(list[MAX_FAULTS].message, "7 more faults are not shown: the limit is 1000 faults");
     }
 
     #[test]

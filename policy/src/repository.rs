@@ -3,11 +3,12 @@
 //! Every change is all or nothing and one step of the revision. Rules are shared, so a clone is cheap.
 
 use crate::cidr;
+use crate::document::DocumentName;
 use crate::rule::Rule;
 use ipnetwork::IpNetwork;
 use model::labels::SOURCE_ANY;
 use model::{Label, Labels};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 #[derive(Clone, Debug)]
@@ -49,6 +50,30 @@ impl Repository {
         Repository { rules: rules.into_iter().collect(), revision: revision.max(FIRST_REVISION) }
     }
 
+    /// The same, but rules that `before` has too are the same objects: whoever keeps what follows from a rule sees by
+    /// that which are new.
+    #[must_use]
+    pub fn sharing(&self, before: &Repository) -> Repository {
+        let (new, old) = (&self.rules, &before.rules);
+        let head = new.iter().zip(old).take_while(|(a, b)| a == b).count();
+        let (new_rest, old_rest) = (&new[head..], &old[head..]);
+        let tail = new_rest.iter().rev().zip(old_rest.iter().rev()).take_while(|(a, b)| a == b).count();
+        let (middle, old_middle) = (&new_rest[..new_rest.len() - tail], &old_rest[..old_rest.len() - tail]);
+        let mut spare: BTreeMap<String, Vec<&Arc<Rule>>> = BTreeMap::new();
+        if !middle.is_empty() {
+            for rule in old_middle {
+                spare.entry(text_of(rule)).or_default().push(rule);
+            }
+        }
+        let shared = middle.iter().map(|rule| {
+            let same = if spare.is_empty() { None } else { spare.get_mut(&text_of(rule)).and_then(Vec::pop) };
+            same.filter(|same| *same == rule).unwrap_or(rule).clone()
+        });
+        let shared: Vec<Arc<Rule>> = shared.collect();
+        let rules = old[..head].iter().cloned().chain(shared).chain(old[old.len() - tail..].iter().cloned()).collect();
+        Repository { rules, revision: self.revision }
+    }
+
     /// 1 before the first change; every change adds 1.
     pub fn revision(&self) -> u64 {
         self.revision
@@ -58,9 +83,12 @@ impl Repository {
         &self.rules
     }
 
-    /// Appends rules; the same rules given twice are there twice.
+    /// Appends rules; the same rules given twice are there twice. Rules that were made of a document take the place of
+    /// all that were made of it before: a document is known by its kind, namespace and name.
     pub fn add(&mut self, rules: Vec<Rule>) -> Change {
-        self.change(0, rules)
+        let documents = documents_of(&rules);
+        let removed = self.remove(|old| is_of(old, &documents));
+        self.change(removed, rules)
     }
 
     /// Deletes the rules that have all of `labels`, then appends `rules`. No labels: every rule goes.
@@ -70,10 +98,12 @@ impl Repository {
     }
 
     /// Deletes, for each new rule, the rules that have all of its labels, then appends the new ones. A new rule without
-    /// labels takes nobody's place.
+    /// labels takes nobody's place. Rules that were made of documents as in `add`.
     pub fn replace(&mut self, rules: Vec<Rule>) -> Change {
+        let documents = documents_of(&rules);
         let handles: Vec<Vec<Label>> = rules.iter().map(|rule| rule.rule_labels().collect()).collect();
-        let replaced = |old: &Rule| handles.iter().any(|labels| !labels.is_empty() && has_all(old, labels));
+        let by_labels = |old: &Rule| handles.iter().any(|labels| !labels.is_empty() && has_all(old, labels));
+        let replaced = |old: &Rule| is_of(old, &documents) || by_labels(old);
         let removed = self.remove(replaced);
         self.change(removed, rules)
     }
@@ -113,6 +143,19 @@ impl Repository {
     }
 }
 
+/// Equal rules have equal texts.
+fn text_of(rule: &Rule) -> String {
+    serde_json::to_string(rule).unwrap_or_default()
+}
+
+fn documents_of(rules: &[Rule]) -> BTreeSet<DocumentName> {
+    rules.iter().filter_map(DocumentName::of).collect()
+}
+
+fn is_of(rule: &Rule, documents: &BTreeSet<DocumentName>) -> bool {
+    !documents.is_empty() && DocumentName::of(rule).is_some_and(|name| documents.contains(&name))
+}
+
 /// Whether every one of `labels` is among the rule's own. A label of source `any` stands for every source.
 fn has_all(rule: &Rule, labels: &[Label]) -> bool {
     let own: Vec<Label> = rule.rule_labels().collect();
@@ -127,6 +170,7 @@ fn has_all(rule: &Rule, labels: &[Label]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::document::{ReadOptions, read_documents};
     use crate::parse_rules;
     use serde_json::{Value, json};
 
@@ -211,6 +255,35 @@ mod tests {
     }
 
     #[test]
+    fn rules_that_were_there_before_are_the_same_objects() {
+        let named = |names: &str| {
+            let rules = names.chars().map(|name| Arc::new(rule(&name.to_string(), json!(null))));
+            Repository::from_rules(rules, 2)
+        };
+        for (before, after, same) in [
+            ("abc", "abc", "abc"),
+            ("abc", "abxc", "abc"),
+            ("abcd", "ad", "ad"),
+            ("abcd", "dcba", "abcd"),
+            ("abba", "ab", "ab"),
+            ("", "ab", ""),
+            ("aa", "aaa", "aa"),
+        ] {
+            let (old, new) = (named(before), named(after));
+            let shared = new.sharing(&old);
+            assert_eq!(shared.rules(), new.rules());
+            let held: BTreeSet<_> = old.rules().iter().map(Arc::as_ptr).collect();
+            let mut kept: Vec<_> = shared.rules().iter().filter(|rule| held.contains(&Arc::as_ptr(rule))).collect();
+            let count = kept.len();
+            kept.sort_by_key(|rule| Arc::as_ptr(rule));
+            kept.dedup_by_key(|rule| Arc::as_ptr(rule));
+            let mut names: Vec<&str> = kept.iter().filter_map(|rule| rule.description.as_deref()).collect();
+            names.sort_unstable();
+            assert_eq!((names.concat(), count), (same.to_owned(), same.len()), "{before} to {after}");
+        }
+    }
+
+    #[test]
     fn prefixes_are_mentioned_once_and_excepted_ones_too() {
         let text = json!([{"endpointSelector": {}, "ingress": [{"fromCIDR": ["10.1.2.3/8", "10.0.0.0/8"]}],
             "egressDeny": [{"toCIDRSet": [{"cidr": "192.168.0.0/16", "except": ["192.168.1.0/24"]}]}]}]);
@@ -233,5 +306,27 @@ mod tests {
             let prefixes: Vec<_> = repository.mentioned_prefixes().iter().map(ToString::to_string).collect();
             assert!(prefixes.is_empty(), "{prefixes:?}");
         }
+    }
+
+    #[test]
+    fn a_document_takes_its_own_place() {
+        let document = |name: &str, specs: &[&str]| {
+            let specs: Vec<_> = specs
+                .iter()
+                .map(|label| json!({"endpointSelector": {}, "ingress": [{}], "labels": [label], "description": label}))
+                .collect();
+            let text = json!({"kind": "CiliumNetworkPolicy", "metadata": {"name": name}, "specs": specs}).to_string();
+            read_documents(&text, &ReadOptions::default()).unwrap()
+        };
+        let mut repository = Repository::new();
+        repository.add(vec![rule("plain", json!(["a"]))]);
+        repository.add(document("web", &["a", "b"]));
+        repository.add(document("db", &["c"]));
+        let change = repository.add(document("web", &["d"]));
+        assert_eq!((change.added, change.removed), (1, 2));
+        assert_eq!(names(&repository), ["plain", "c", "d"]);
+        let change = repository.replace(document("web", &["e", "f"]));
+        assert_eq!((change.added, change.removed), (2, 1));
+        assert_eq!(names(&repository), ["plain", "c", "e", "f"]);
     }
 }

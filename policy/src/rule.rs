@@ -83,6 +83,15 @@ impl Rule {
         }
     }
 
+    pub(crate) fn section_mut(&mut self, direction: Direction, verdict: Verdict) -> Option<&mut Vec<Entry>> {
+        match (direction, verdict) {
+            (Direction::Ingress, Verdict::Allow) => self.ingress.as_mut(),
+            (Direction::Ingress, Verdict::Deny) => self.ingress_deny.as_mut(),
+            (Direction::Egress, Verdict::Allow) => self.egress.as_mut(),
+            (Direction::Egress, Verdict::Deny) => self.egress_deny.as_mut(),
+        }
+    }
+
     /// The entries of a section; none if it is absent.
     pub fn entries(&self, direction: Direction, verdict: Verdict) -> &[Entry] {
         self.section(direction, verdict).map_or(&[], Vec::as_slice)

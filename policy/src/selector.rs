@@ -11,7 +11,11 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt;
 
+mod anchor;
 mod syntax;
+
+pub(crate) use anchor::Anchor;
+pub(crate) use syntax::{check_key, check_value};
 
 /// The key of a label, with the source it must have. `id` is short for `any:id`, which is a label of any source; a dot
 /// does not part a source from a key.
@@ -32,6 +36,11 @@ impl Key {
         let name = name.to_owned();
         let prefix = if source == SOURCE_CIDR { cidr::parse_label_key(&name) } else { None };
         Key { written, source, name, prefix }
+    }
+
+    /// Whether the source was written.
+    pub(crate) fn is_qualified(&self) -> bool {
+        self.written.contains(':')
     }
 
     /// The values that `labels` has under this key: several where the same key has several sources.
@@ -141,6 +150,13 @@ impl Selector {
     /// Whether this matches everything.
     pub fn is_empty(&self) -> bool {
         self.match_labels.iter().flatten().next().is_none() && self.match_expressions.iter().flatten().next().is_none()
+    }
+
+    /// How many labels, expressions and values of expressions are named.
+    pub(crate) fn size(&self) -> usize {
+        let expressions = self.match_expressions.iter().flatten();
+        let expressions: usize = expressions.map(|r| 1 + r.values.as_ref().map_or(0, Vec::len)).sum();
+        self.match_labels.as_ref().map_or(0, BTreeMap::len) + expressions
     }
 
     pub fn matches(&self, labels: &Labels) -> bool {

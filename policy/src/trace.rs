@@ -3,18 +3,22 @@
 //! `resolve` and `compile` but what a single selector matches.
 
 mod judge;
+mod requests;
+mod side;
 mod text;
 
-pub use judge::{Ask, Decision, Judgement, Origin, decide};
+pub use judge::{Ask, Decision, Judgement, Origin, Setting, decide, judge};
+pub use requests::Demands;
+pub use side::{Enforces, PortNames, Side};
 
-use crate::peer::Peer;
+use crate::l7::{Access, Conflict, Parser, Passage, Request};
 use crate::repository::Repository;
 use crate::resolve::{Enforcement, Options};
-use judge::judge;
 use model::labels::SOURCE_CONTAINER;
 use model::{Direction, Label, Labels, Protocol};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// A destination port to ask about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,12 +86,14 @@ pub fn parse_labels<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Labe
 }
 
 /// What is asked.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Question<'a> {
     pub from: &'a Labels,
     pub to: &'a Labels,
     /// All of them must be allowed. None: whether everything is allowed, whatever the port.
     pub dports: &'a [Dport],
+    /// What is asked for on the connection; `None`: the question is whether it may be opened.
+    pub request: Option<&'a Request<'a>>,
     /// Whether to show the rules that did not select as well.
     pub verbose: bool,
 }
@@ -115,40 +121,112 @@ pub struct Decided {
     /// The entry that allowed or denied; absent when nothing did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<Origin>,
+    /// What is behind a redirect, and what it makes of the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parsed: Option<Parsed>,
+}
+
+/// A connection that a parser looks into.
+#[derive(Clone, PartialEq, Debug, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Parsed {
+    pub parser: Parser,
+    /// The merged rules, one line for each selector and port, as JSON in text.
+    pub rules: Vec<String>,
+    /// What becomes of the request and why, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+}
+
+/// One side of a connection, decided to the end.
+#[derive(Debug)]
+pub struct Outcome<'r> {
+    pub judgement: Judgement<'r>,
+    /// With a request the final answer, else that about the connection.
+    pub decision: Decision,
+    pub parsed: Option<Parsed>,
+    /// What in the rules cannot be merged. An endpoint whose policy cannot be computed lets nothing through.
+    pub conflicts: Arc<[Conflict]>,
+}
+
+/// Judges one side, and what becomes of the request on it if there is one.
+pub fn verdict<'r>(
+    setting: Setting<'r>,
+    direction: Direction,
+    (subject, peer): (&Side<'_>, &Side<'_>),
+    ask: Ask,
+    request: Option<&Request<'_>>,
+    demands: &mut Demands,
+) -> Outcome<'r> {
+    let judgement = judge(setting, direction, subject, peer, ask);
+    let mut decision = judgement.verdict();
+    let mut parsed = None;
+    let conflicts = match judgement.enforced && subject.enforces == Enforces::Endpoint {
+        true => demands.conflicts(setting.repository, subject.peer.labels),
+        false => Arc::default(),
+    };
+    if !conflicts.is_empty() {
+        decision = Decision::Denied;
+    } else if decision == Decision::Redirected {
+        let access = judgement.access(&peer.peer, ask, demands);
+        if let Some(request) = request {
+            decision = match access.answer(request).passage {
+                Passage::Passes => Decision::Allowed,
+                Passage::Refused => Decision::Denied,
+                Passage::Undecided => Decision::Redirected,
+            };
+        }
+        parsed = parsed_of(&access, request);
+    }
+    Outcome { judgement, decision, parsed, conflicts }
+}
+
+fn parsed_of(access: &Access, request: Option<&Request<'_>>) -> Option<Parsed> {
+    let request = request.map(|request| {
+        let answer = access.answer(request);
+        let does = match answer.passage {
+            Passage::Passes => "passes",
+            Passage::Refused => "is refused",
+            Passage::Undecided => "is for the parser to decide",
+        };
+        format!("{request} {does}: {}", answer.reason)
+    });
+    Some(Parsed { parser: access.parser()?.clone(), rules: text::merged(access), request })
 }
 
 /// Answers a question about a new connection: the source's egress and the destination's ingress must both allow it.
 pub fn trace(repository: &Repository, options: Options, question: Question<'_>) -> Answer {
-    let (from, to) = (Peer::from_labels(question.from), Peer::from_labels(question.to));
+    let (from, to) = (Side::from_labels(question.from), Side::from_labels(question.to));
+    trace_between(Setting::new(repository, options), &from, &to, question)
+}
+
+/// The same for two ends of which more is known than their labels.
+pub fn trace_between(setting: Setting<'_>, from: &Side<'_>, to: &Side<'_>, question: Question<'_>) -> Answer {
     let mut log = text::heading(question);
-    let sides = [(Direction::Egress, from, to), (Direction::Ingress, to, from)];
+    let mut demands = Demands::default();
     let mut decided = Vec::new();
-    for (direction, subject, peer) in sides {
-        for ask in asks(question.dports) {
-            let (judgement, port) = judge_any(repository, options, direction, &subject, &peer, ask);
-            log.push_str(&text::side(
-                &judgement,
-                &subject,
-                &peer,
-                (question.dports.len() > 1).then_some(&*port),
-                question.verbose,
-            ));
+    for (direction, subject, peer) in [(Direction::Egress, from, to), (Direction::Ingress, to, from)] {
+        for (alternatives, port) in asks(question.dports) {
+            let sides = (subject, peer);
+            let found = verdict_of_any(setting, direction, sides, &alternatives, question.request, &mut demands);
+            let named = (question.dports.len() > 1).then_some(&*port);
+            log.push_str(&text::side(&found, &subject.peer, &peer.peer, named, question.verbose));
             decided.push(Decided {
                 direction,
                 port,
-                verdict: judgement.verdict(),
-                enforced: judgement.enforced,
-                by: judgement.origin(),
+                verdict: found.decision,
+                enforced: found.judgement.enforced,
+                by: found.judgement.origin(),
+                parsed: found.parsed,
             });
         }
     }
-    if options.enforcement == Enforcement::Never {
+    if setting.options.enforcement == Enforcement::Never {
         log.push_str("Policy enforcement is disabled for the daemon.\n\n");
     } else if decided.iter().all(|side| !side.enforced) {
         log.push_str(NOTHING_SELECTED);
     }
-    let denied = decided.iter().any(|side| side.verdict == Decision::Denied);
-    let verdict = if denied { Decision::Denied } else { Decision::Allowed };
+    let verdict = decided.iter().map(|side| side.verdict).max().unwrap_or(Decision::Allowed);
     log.push_str(&format!("Final verdict: {}\n", verdict.to_string().to_uppercase()));
     Answer { verdict, log, decided }
 }
@@ -168,21 +246,22 @@ fn asks(dports: &[Dport]) -> Vec<(Vec<Ask>, String)> {
     dports.iter().map(|dport| (alternatives(dport), dport.to_string())).collect()
 }
 
-/// Judges the alternatives until one is allowed; the first stands for all if none is.
-fn judge_any<'r>(
-    repository: &'r Repository,
-    options: Options,
+/// Judges the alternatives until one is let in; the first stands for all if none is.
+fn verdict_of_any<'r>(
+    setting: Setting<'r>,
     direction: Direction,
-    subject: &Peer<'_>,
-    peer: &Peer<'_>,
-    (alternatives, port): (Vec<Ask>, String),
-) -> (Judgement<'r>, String) {
-    let mut judged = alternatives.into_iter().map(|ask| judge(repository, options, direction, subject, peer, ask));
-    let first = judged.next().unwrap_or_else(|| judge(repository, options, direction, subject, peer, Ask::Everything));
-    if first.verdict() == Decision::Allowed {
-        return (first, port);
+    sides: (&Side<'_>, &Side<'_>),
+    alternatives: &[Ask],
+    request: Option<&Request<'_>>,
+    demands: &mut Demands,
+) -> Outcome<'r> {
+    let (first, others) = alternatives.split_first().map_or((Ask::Everything, &[][..]), |(first, rest)| (*first, rest));
+    let found = verdict(setting, direction, sides, first, request, demands);
+    if found.decision != Decision::Denied {
+        return found;
     }
-    (judged.find(|judgement| judgement.verdict() == Decision::Allowed).unwrap_or(first), port)
+    let mut others = others.iter().map(|ask| verdict(setting, direction, sides, *ask, request, demands));
+    others.find(|other| other.decision != Decision::Denied).unwrap_or(found)
 }
 
 #[cfg(test)]

@@ -130,7 +130,12 @@ fn validate_port_rule(rule: &PortRule, place: Place, path: &Path<'_>, faults: &m
 fn validate_port(port: &PortProtocol, path: &Path<'_>, faults: &mut Faults) {
     let protocol = port.l4_protocol();
     match &port.port {
-        None if !protocol.is_portless() => faults.add_missing(&path.field("port"), "a port must be specified"),
+        None if !protocol.is_portless() => {
+            // Of a protocol that could not be read nobody knows whether it has ports.
+            if !faults.has_below(&path.field("protocol")) {
+                faults.add_missing(&path.field("port"), "a port must be specified");
+            }
+        }
         None | Some(Port::Number(0)) => {}
         Some(_) if protocol.is_portless() => {
             faults.add(&path.field("port"), format!("must be empty or 0, because {} has no ports", protocol.name()));

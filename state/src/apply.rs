@@ -8,7 +8,7 @@ use crate::ledger::Object;
 use crate::networks::is_usable;
 use crate::outputs::{EndpointRef, SyncState, Timestamp};
 use crate::policies::Freshness;
-use crate::{Rejected, Reply, State, records};
+use crate::{Dirty, Rejected, Reply, State, records};
 use model::{EndpointId, Identity, Labels};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -116,6 +116,9 @@ impl State {
                 None if changed_its_meaning => assigned.push((endpoint.id, None)),
                 _ => {}
             }
+        }
+        if !assigned.is_empty() {
+            self.dirty = Dirty::Tables;
         }
         for (id, identity) in assigned {
             let labels = identity.and_then(|identity| self.identities.labels(identity)).cloned();

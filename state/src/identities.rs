@@ -6,7 +6,7 @@
 use crate::Rejected;
 use ipnetwork::IpNetwork;
 use model::labels::{SOURCE_CIDR, SOURCE_RESERVED};
-use model::{Identity, Labels};
+use model::{Identity, IdentityMap, Labels};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -34,27 +34,35 @@ pub(crate) struct Identities {
     reserved: BTreeMap<Identity, Arc<Labels>>,
     allocated: BTreeMap<Identity, Entry>,
     by_labels: BTreeMap<Arc<Labels>, BTreeSet<Identity>>,
+    /// Numbers that are not confirmed.
+    remembered: BTreeSet<Identity>,
     prefixes: BTreeMap<IpNetwork, Identity>,
     prefix_labels: BTreeMap<Identity, Arc<Labels>>,
+    /// What every number stands for, of whatever kind: what readers get.
+    all: IdentityMap<Arc<Labels>>,
     /// Where the search for a free prefix number goes on, so that a freed one rests for long.
     next_prefix: u32,
     changed_prefixes: BTreeSet<IpNetwork>,
-    /// Whether the set of identities changed since it was last asked.
-    changed: bool,
+    /// Identities that appeared, went, or changed their meaning since that was last asked.
+    changed: BTreeSet<Identity>,
 }
 
 impl Default for Identities {
     fn default() -> Identities {
         let reserved = Identity::RESERVED.iter().filter(|(identity, _)| *identity != Identity::UNKNOWN);
+        let reserved: BTreeMap<Identity, Arc<Labels>> =
+            reserved.map(|(identity, name)| (*identity, Arc::new(Labels::reserved(name)))).collect();
         Identities {
-            reserved: reserved.map(|(identity, name)| (*identity, Arc::new(Labels::reserved(name)))).collect(),
+            all: reserved.iter().map(|(identity, labels)| (*identity, labels.clone())).collect(),
+            changed: reserved.keys().copied().collect(),
+            reserved,
             allocated: BTreeMap::new(),
             by_labels: BTreeMap::new(),
+            remembered: BTreeSet::new(),
             prefixes: BTreeMap::new(),
             prefix_labels: BTreeMap::new(),
             next_prefix: FIRST_CIDR,
             changed_prefixes: BTreeSet::new(),
-            changed: true,
         }
     }
 }
@@ -67,18 +75,17 @@ impl Identities {
         self.reserved.get(&identity).or_else(allocated).or_else(prefix)
     }
 
+    /// What every number stands for.
+    pub(crate) fn all(&self) -> &IdentityMap<Arc<Labels>> {
+        &self.all
+    }
+
     /// The number for these labels: of several the lowest that the kvstore confirms, else the lowest that is remembered.
     pub(crate) fn number(&self, labels: &Labels) -> Option<Identity> {
         let numbers = self.by_labels.get(labels)?;
         let confirmed =
             |identity: &&Identity| self.allocated.get(identity).is_some_and(|e| e.standing == Standing::Confirmed);
         numbers.iter().find(confirmed).or_else(|| numbers.first()).copied()
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Identity, &Arc<Labels>)> {
-        let allocated = self.allocated.iter().map(|(identity, entry)| (*identity, &entry.labels));
-        let others = self.reserved.iter().chain(&self.prefix_labels).map(|(identity, labels)| (*identity, labels));
-        allocated.chain(others)
     }
 
     pub(crate) fn prefixes(&self) -> &BTreeMap<IpNetwork, Identity> {
@@ -109,17 +116,13 @@ impl Identities {
     pub(crate) fn unconfirm(&mut self, identity: Identity) {
         if let Some(entry) = self.allocated.get_mut(&identity) {
             entry.standing = Standing::Remembered;
+            self.remembered.insert(identity);
         }
     }
 
     /// Forgets what is only remembered and which no endpoint has.
     pub(crate) fn forget_unused(&mut self, used: &BTreeSet<Identity>) {
-        let unused: Vec<Identity> = self
-            .allocated
-            .iter()
-            .filter(|(identity, entry)| entry.standing == Standing::Remembered && !used.contains(identity))
-            .map(|(identity, _)| *identity)
-            .collect();
+        let unused: Vec<Identity> = self.remembered.difference(used).copied().collect();
         unused.into_iter().for_each(|identity| self.remove(identity));
     }
 
@@ -129,7 +132,8 @@ impl Identities {
         for prefix in gone {
             if let Some(identity) = self.prefixes.remove(&prefix) {
                 self.prefix_labels.remove(&identity);
-                self.note_prefix(prefix);
+                self.changed_prefixes.insert(prefix);
+                self.note(identity);
             }
         }
         for prefix in mentioned {
@@ -164,24 +168,29 @@ impl Identities {
         std::mem::take(&mut self.changed_prefixes)
     }
 
-    /// Whether any identity appeared, went, or changed its meaning since the last call.
-    pub(crate) fn take_changed(&mut self) -> bool {
+    /// The identities that appeared, went, or changed their meaning since the last call.
+    pub(crate) fn take_changed(&mut self) -> BTreeSet<Identity> {
         std::mem::take(&mut self.changed)
     }
 
     fn insert(&mut self, identity: Identity, labels: Labels, standing: Standing) {
         if self.allocated.get(&identity).is_none_or(|entry| *entry.labels != labels) {
             self.remove(identity);
-            self.changed = true;
         }
         let labels = Arc::new(labels);
+        match standing {
+            Standing::Confirmed => self.remembered.remove(&identity),
+            Standing::Remembered => self.remembered.insert(identity),
+        };
         self.by_labels.entry(labels.clone()).or_default().insert(identity);
         self.allocated.insert(identity, Entry { labels, standing });
+        self.note(identity);
     }
 
     fn remove(&mut self, identity: Identity) {
         let Some(entry) = self.allocated.remove(&identity) else { return };
-        self.changed = true;
+        self.remembered.remove(&identity);
+        self.note(identity);
         if let Some(numbers) = self.by_labels.get_mut(&entry.labels) {
             numbers.remove(&identity);
             if numbers.is_empty() {
@@ -193,12 +202,20 @@ impl Identities {
     fn insert_prefix(&mut self, prefix: IpNetwork, identity: Identity) {
         self.prefixes.insert(prefix, identity);
         self.prefix_labels.insert(identity, Arc::new(policy::cidr_labels(prefix)));
-        self.note_prefix(prefix);
+        self.changed_prefixes.insert(prefix);
+        self.note(identity);
     }
 
-    fn note_prefix(&mut self, prefix: IpNetwork) {
-        self.changed_prefixes.insert(prefix);
-        self.changed = true;
+    /// To be called after every change of what a number stands for.
+    fn note(&mut self, identity: Identity) {
+        let now = self.labels(identity).cloned();
+        let before = match now {
+            Some(ref labels) if self.all.get(&identity) == Some(labels) => return,
+            Some(labels) => self.all.insert(identity, labels),
+            None => self.all.remove(&identity),
+        };
+        drop(before);
+        self.changed.insert(identity);
     }
 
     fn free_prefix_number(&self) -> Option<Identity> {
@@ -264,7 +281,7 @@ mod tests {
         identities.unconfirm(Identity(300));
         identities.unconfirm(Identity(301));
         identities.forget_unused(&[Identity(301)].into());
-        let left: Vec<u32> = identities.iter().map(|(identity, _)| identity.0).filter(|n| *n >= 256).collect();
+        let left: Vec<u32> = identities.all().keys().map(|identity| identity.0).filter(|n| *n >= 256).collect();
         assert_eq!(left, [301, 302]);
     }
 

@@ -36,9 +36,9 @@ use identities::Identities;
 use ipam::Ipam;
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use ledger::Ledger;
-use model::EndpointId;
 use model::desired::Status;
 use model::label_filter::LabelFilter;
+use model::{EndpointId, Identity};
 use networks::Networks;
 use policies::Policies;
 use std::collections::{BTreeMap, BTreeSet};
@@ -94,6 +94,8 @@ enum Dirty {
     Nothing,
     /// How far the kernel is with each endpoint: what it reports after each round.
     Lives,
+    /// Which identities there are, and with them the policies.
+    Identities,
     Tables,
 }
 
@@ -118,6 +120,8 @@ pub struct State {
     shared: Ledger,
     /// Whether all records are to be written anew.
     rewrite_records: bool,
+    /// How many endpoints have each identity, as `outputs` shows it.
+    references: BTreeMap<Identity, u32>,
     /// Time of the last input.
     now: Timestamp,
     /// What the inputs since `outputs` were made may have changed.
@@ -149,6 +153,7 @@ impl State {
             records: Ledger::default(),
             shared: Ledger::default(),
             rewrite_records: false,
+            references: BTreeMap::new(),
             now: Timestamp::default(),
             dirty: Dirty::Tables,
             outputs: Arc::default(),
@@ -160,7 +165,12 @@ impl State {
     /// the view.
     pub fn apply(&mut self, input: Input, now: Timestamp) -> Result<Reply, Rejected> {
         self.now = now;
-        self.dirty = self.dirty.max(if matches!(input, Input::Datapath(_)) { Dirty::Lives } else { Dirty::Tables });
+        self.dirty = self.dirty.max(match input {
+            Input::Datapath(_) => Dirty::Lives,
+            // More, if an endpoint's identity follows from it.
+            Input::IdentityKnown { .. } | Input::IdentityGone { .. } => Dirty::Identities,
+            _ => Dirty::Tables,
+        });
         self.take_in(input, now)
     }
 }

@@ -4,7 +4,7 @@
 use crate::input::{Family, Network, Purpose, Source};
 use ipnetwork::IpNetwork;
 use model::desired::{Datapath, LinkIntent, Names};
-use model::{EndpointId, EndpointState, Identity, Labels, Mac};
+use model::{EndpointId, EndpointState, Identity, IdentityMap, Labels, Mac};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -47,7 +47,7 @@ impl Outputs {
 pub struct View {
     pub endpoints: Arc<BTreeMap<EndpointId, Arc<EndpointView>>>,
     /// Reserved, allocated and node-local ones.
-    pub identities: Arc<BTreeMap<Identity, IdentityView>>,
+    pub identities: IdentityMap<IdentityView>,
     pub ips: Arc<BTreeMap<IpNetwork, IpRow>>,
     /// By `PoolView::id`, the node's own included.
     pub pools: Arc<BTreeMap<String, PoolView>>,

@@ -4,22 +4,24 @@
 use crate::Rejected;
 use crate::identities::Identities;
 use crate::outputs::PolicyView;
-use model::{Identity, Labels, PolicyMap};
-use policy::{Options, Repository, Resolver};
+use model::{Identity, PolicyMap};
+use policy::{Engine, Options, Repository};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 #[derive(Debug)]
 pub(crate) struct Policies {
     options: Options,
+    engine: Engine,
     /// `None` until the first document.
     in_force: Option<Document>,
     /// What a record holds of the last run, until the kvstore speaks.
     cached: Option<Document>,
     /// Why the newest document was refused.
     fault: Option<String>,
+    /// The engine's, as they were when last asked for.
     maps: Arc<BTreeMap<Identity, Arc<PolicyMap>>>,
-    /// Whether `maps` were made of other rules than `in_force`.
+    /// Whether the engine has other rules than `in_force`, or other options.
     stale: bool,
     changed: bool,
 }
@@ -58,6 +60,7 @@ impl Policies {
     pub(crate) fn new(options: Options) -> Policies {
         Policies {
             options,
+            engine: Engine::new(options),
             in_force: None,
             cached: None,
             fault: None,
@@ -97,7 +100,10 @@ impl Policies {
             return Ok(());
         }
         match Document::parse(revision, text) {
-            Ok(document) => {
+            Ok(mut document) => {
+                if let Some(before) = &self.in_force {
+                    document.repository = Arc::new(document.repository.sharing(&before.repository));
+                }
                 self.in_force = Some(document);
                 self.fault = None;
                 self.note();
@@ -137,33 +143,44 @@ impl Policies {
     pub(crate) fn resolve(
         &mut self,
         identities: &Identities,
-        identities_changed: bool,
+        changed: &BTreeSet<Identity>,
         subjects: &BTreeSet<Identity>,
     ) -> Arc<BTreeMap<Identity, Arc<PolicyMap>>> {
-        let Some(document) = &self.in_force else { return Arc::default() };
-        let current = !self.stale && !identities_changed;
-        let missing = subjects.iter().any(|subject| !self.maps.contains_key(subject));
-        if current && !missing && self.maps.len() == subjects.len() {
-            return self.maps.clone();
-        }
-        let reusable = |subject: &Identity| self.maps.get(subject).filter(|_| current).cloned();
-        let known: BTreeMap<Identity, Labels> = if current && !missing {
-            BTreeMap::new()
-        } else {
-            identities.iter().map(|(identity, labels)| (identity, Labels::clone(labels))).collect()
-        };
-        let mut resolver = Resolver::new(&document.repository, &known, self.options);
-        let maps = subjects.iter().filter_map(|subject| {
-            if let Some(map) = reusable(subject) {
-                return Some((*subject, map));
+        let engine = &mut self.engine;
+        // Those who leave first, those who come last: nothing is brought up to date in vain.
+        let leaving: Vec<Identity> = engine.subjects().filter(|subject| !subjects.contains(subject)).collect();
+        leaving.into_iter().for_each(|subject| engine.remove_subject(subject));
+        for identity in changed {
+            match identities.labels(*identity) {
+                Some(labels) => engine.put_identity(*identity, labels),
+                None => engine.remove_identity(*identity),
             }
-            let map = resolver.resolve(identities.labels(*subject)?);
-            let before = self.maps.get(subject).filter(|before| ***before == *map);
-            Some((*subject, before.cloned().unwrap_or(map)))
-        });
-        self.maps = Arc::new(maps.collect());
-        self.stale = false;
+        }
+        let Some(document) = &self.in_force else { return Arc::default() };
+        if std::mem::take(&mut self.stale) {
+            engine.set_options(self.options);
+            engine.set_rules(document.repository.rules());
+        }
+        for subject in subjects {
+            match identities.labels(*subject) {
+                Some(labels) => engine.put_subject(*subject, labels),
+                None => engine.remove_subject(*subject),
+            }
+        }
+        if !engine.take_changed().is_empty() {
+            let maps = engine.subjects().filter_map(|subject| {
+                let map = engine.policy(subject)?;
+                let before = self.maps.get(&subject).filter(|before| ***before == **map);
+                Some((subject, before.unwrap_or(map).clone()))
+            });
+            self.maps = Arc::new(maps.collect());
+        }
         self.maps.clone()
+    }
+
+    /// The rules that a subject's policy is made of, the one with the most entries first.
+    pub(crate) fn shares(&self, subject: Identity) -> Vec<policy::Share> {
+        self.engine.shares(subject)
     }
 
     /// The policy map of a subject, as it was resolved last.
@@ -244,9 +261,9 @@ mod tests {
         policies.put(2, "[]".into(), Freshness::Event).unwrap();
         let identities = Identities::default();
         let subjects = BTreeSet::from([Identity::INIT]);
-        let before = policies.resolve(&identities, false, &subjects);
+        let before = policies.resolve(&identities, &BTreeSet::new(), &subjects);
         policies.put(3, "[]".into(), Freshness::Event).unwrap();
-        let after = policies.resolve(&identities, true, &subjects);
+        let after = policies.resolve(&identities, &BTreeSet::from([Identity::HOST]), &subjects);
         assert!(Arc::ptr_eq(&before[&Identity::INIT], &after[&Identity::INIT]));
     }
 }

@@ -7,7 +7,7 @@ use crate::outputs::Outputs;
 use crate::{Dirty, State, records, shared};
 use model::desired::Datapath;
 use model::{EndpointId, Identity};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Objects whose record may have changed.
@@ -25,6 +25,7 @@ impl State {
         let new = match std::mem::replace(&mut self.dirty, Dirty::Nothing) {
             Dirty::Nothing => return old,
             Dirty::Lives => self.with_lives(&old),
+            Dirty::Identities => self.with_identities(&old, revision),
             Dirty::Tables => self.with_tables(&old, revision),
         };
         if !is_same(&old, &new) {
@@ -40,16 +41,42 @@ impl State {
         Outputs { view: self.view_of_lives(&old.view), ..old.clone() }
     }
 
+    /// The old snapshot, but for who there is and what policies say of them. No endpoint changed its identity.
+    fn with_identities(&mut self, old: &Outputs, revision: u64) -> Outputs {
+        let changed = self.identities.take_changed();
+        let subjects = self.endpoints.iter().map(|endpoint| endpoint.identity).collect();
+        let policies = self.policies.resolve(&self.identities, &changed, &subjects);
+        let mut new = old.clone();
+        if let Some(old) = old.datapath.as_ref().filter(|old| old.policies != *policies) {
+            let policies = BTreeMap::clone(&policies);
+            new.datapath = Some(Arc::new(Datapath { revision, policies, ..Datapath::clone(old) }));
+        }
+        self.conclude_lives(old.datapath.as_deref(), new.datapath.as_deref());
+        self.write_changes(&mut new, revision);
+        new.names = self.names(&old.names);
+        new.view = self.view_of_identities(&old.view, &changed);
+        new
+    }
+
     fn with_tables(&mut self, old: &Outputs, revision: u64) -> Outputs {
         let rows = self.ip_rows();
-        let identities_changed = self.identities.take_changed();
+        let changed = self.identities.take_changed();
         let subjects: BTreeSet<Identity> = self.endpoints.iter().map(|endpoint| endpoint.identity).collect();
-        let policies = self.policies.resolve(&self.identities, identities_changed, &subjects);
+        let policies = self.policies.resolve(&self.identities, &changed, &subjects);
         let mut new = old.clone();
         if self.is_publishable() {
             new.datapath = Some(kept_or_newer(old.datapath.as_ref(), self.datapath(&rows, &policies), revision));
         }
         self.conclude_lives(old.datapath.as_deref(), new.datapath.as_deref());
+        self.write_changes(&mut new, revision);
+        new.wanted_identities = self.wanted_identities(&old.wanted_identities);
+        new.names = self.names(&old.names);
+        new.view = self.view(&old.view, rows, &changed);
+        new
+    }
+
+    /// The records of what changed.
+    fn write_changes(&mut self, new: &mut Outputs, revision: u64) {
         let changes = self.take_changes();
         if self.write_records(&changes) {
             (new.records, new.records_revision) = (self.records.entries().clone(), revision);
@@ -57,10 +84,6 @@ impl State {
         if self.write_shared(&changes) {
             (new.shared, new.shared_revision) = (self.shared.entries().clone(), revision);
         }
-        new.wanted_identities = self.wanted_identities(&old.wanted_identities);
-        new.names = self.names(&old.names);
-        new.view = self.view(&old.view, rows);
-        new
     }
 
     /// Tells each endpoint what it waits for, and how far the kernel is.
@@ -72,7 +95,7 @@ impl State {
             .iter()
             .map(|endpoint| {
                 let awaited = awaited(endpoint, old, new, policy);
-                (endpoint.id, awaited, self.failure_of(endpoint).map(str::to_owned), self.is_identified(endpoint))
+                (endpoint.id, awaited, self.failure_of(endpoint), self.is_identified(endpoint))
             })
             .collect();
         let (revision, now) = (self.status.realised, self.now);

@@ -7,7 +7,7 @@ use crate::ipam::{Allocation, Pool};
 use crate::outputs::{AddressView, EndpointView, IdentityView, IpRow, PoolView, View};
 use ipnetwork::IpNetwork;
 use model::desired::Names;
-use model::{EndpointId, Identity, Label, Labels, labels};
+use model::{EndpointId, Identity, IdentityMap, Label, Labels, PolicyMap, labels};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,10 +19,15 @@ pub(crate) fn keep<T: PartialEq>(old: &Arc<T>, new: T) -> Arc<T> {
 
 impl State {
     /// The view after `old`.
-    pub(crate) fn view(&self, old: &Arc<View>, rows: BTreeMap<IpNetwork, IpRow>) -> Arc<View> {
+    pub(crate) fn view(
+        &mut self,
+        old: &Arc<View>,
+        rows: BTreeMap<IpNetwork, IpRow>,
+        changed: &BTreeSet<Identity>,
+    ) -> Arc<View> {
         let view = View {
             endpoints: self.endpoint_views(old),
-            identities: keep(&old.identities, self.identity_views()),
+            identities: self.identity_views(&old.identities, changed),
             ips: keep(&old.ips, rows),
             pools: keep(&old.pools, self.ipam.pools().map(|pool| (pool.id.clone(), self.pool_view(pool))).collect()),
             addresses: keep(&old.addresses, self.address_views()),
@@ -43,9 +48,16 @@ impl State {
         Arc::new(View { endpoints, ..View::clone(old) })
     }
 
+    /// The view after `old`, if only these identities changed, and with them the lives of endpoints.
+    pub(crate) fn view_of_identities(&mut self, old: &Arc<View>, changed: &BTreeSet<Identity>) -> Arc<View> {
+        let identities = self.identity_views(&old.identities, changed);
+        let view = View { endpoints: self.endpoint_views(old), identities, ..View::clone(old) };
+        keep(old, view)
+    }
+
     pub(crate) fn names(&self, old: &Arc<Names>) -> Arc<Names> {
         let names = Names {
-            identities: self.identities.iter().map(|(identity, labels)| (identity, labels.clone())).collect(),
+            identities: self.identities.all().clone(),
             endpoints: self.endpoints.iter().map(|endpoint| (endpoint.id, endpoint.title())).collect(),
         };
         keep(old, names)
@@ -121,15 +133,25 @@ impl State {
         }
     }
 
-    fn identity_views(&self) -> BTreeMap<Identity, IdentityView> {
-        let mut views: BTreeMap<Identity, IdentityView> = self
-            .identities
-            .iter()
-            .map(|(identity, labels)| (identity, IdentityView { labels: labels.clone(), references: 0 }))
-            .collect();
-        for endpoint in self.endpoints.iter() {
-            if let Some(view) = views.get_mut(&endpoint.identity) {
-                view.references += 1;
+    /// The identities as they are, made of what was shown before and of what changed.
+    fn identity_views(
+        &mut self,
+        old: &IdentityMap<IdentityView>,
+        changed: &BTreeSet<Identity>,
+    ) -> IdentityMap<IdentityView> {
+        let mut references: BTreeMap<Identity, u32> = BTreeMap::new();
+        self.endpoints.iter().for_each(|endpoint| *references.entry(endpoint.identity).or_default() += 1);
+        let before = std::mem::replace(&mut self.references, references);
+        let counted = before.keys().chain(self.references.keys());
+        let differs = |identity: &&Identity| before.get(identity) != self.references.get(identity);
+        let mut views = old.clone();
+        for identity in changed.iter().chain(counted.filter(differs)) {
+            match self.identities.labels(*identity) {
+                Some(labels) => {
+                    let references = self.references.get(identity).copied().unwrap_or_default();
+                    views.insert(*identity, IdentityView { labels: labels.clone(), references });
+                }
+                None => drop(views.remove(identity)),
             }
         }
         views
@@ -162,13 +184,37 @@ impl State {
     }
 
     /// What is wrong with an endpoint in the kernel.
-    pub(crate) fn failure_of(&self, endpoint: &Endpoint) -> Option<&str> {
+    pub(crate) fn failure_of(&self, endpoint: &Endpoint) -> Option<String> {
         use model::desired::Object;
         let failing = &self.status.failing;
+        let of_policy = failing.get(&Object::Policy(endpoint.identity));
+        if let Some(failure) = of_policy.filter(|failure| failure.full) {
+            return Some(self.overflow_of(endpoint, &failure.message));
+        }
         let of_endpoint = failing.get(&Object::Endpoint(endpoint.id));
-        let of_policy = || failing.get(&Object::Policy(endpoint.identity));
         let of_addresses = || endpoint.prefixes().find_map(|prefix| failing.get(&Object::Ipcache(prefix)));
-        of_endpoint.or_else(of_policy).or_else(of_addresses).map(|failure| failure.message.as_str())
+        of_endpoint.or(of_policy).or_else(of_addresses).map(|failure| failure.message.clone())
+    }
+
+    /// Why there was no room for an endpoint's policy: the rules that take most of it.
+    fn overflow_of(&self, endpoint: &Endpoint, reason: &str) -> String {
+        let (id, title, identity) = (endpoint.id, endpoint.title(), endpoint.identity);
+        let entries = self.policies.map(identity).map_or(0, PolicyMap::len);
+        let repository = self.policies.repository();
+        let place = |rule: &Arc<policy::Rule>| {
+            repository.and_then(|repository| repository.rules().iter().position(|held| Arc::ptr_eq(held, rule)))
+        };
+        let filling = self.policies.shares(identity).into_iter().take(FILLING_RULES).map(|share| {
+            let place = place(&share.rule).map(|place| format!("[{place}]")).unwrap_or_default();
+            let labels: Vec<String> = share.rule.rule_labels().map(|label| label.to_string()).collect();
+            format!("rule {place} {} ({})", labels.join(","), share.entries).replace("  ", " ")
+        });
+        let filling: Vec<String> = filling.collect();
+        format!(
+            "endpoint {id} ({title}) keeps its former policy: the {entries} entries of the one of identity {identity} \
+             find no room; {reason}; most are of {}",
+            filling.join(", ")
+        )
     }
 
     /// Whether the endpoint has the identity that its labels have.
@@ -177,6 +223,9 @@ impl State {
         labels.is_some_and(|labels| self.identities.number(labels) == Some(endpoint.identity))
     }
 }
+
+/// How many rules are named when there is no room for a policy.
+const FILLING_RULES: usize = 3;
 
 /// The container's labels that the filter left out.
 fn disabled_labels(endpoint: &Endpoint) -> Labels {

@@ -8,6 +8,7 @@
 mod agent;
 mod datapath;
 mod docker;
+mod policy;
 mod table;
 mod traffic;
 
@@ -43,6 +44,9 @@ fn main() -> Result<()> {
     }
     if wanted("docker") {
         docker::measure(&mut table, effort)?;
+    }
+    if wanted("policy") {
+        policy::measure(&mut table, effort)?;
     }
     if wanted("agent") {
         agent::measure(&mut table, effort)?;

@@ -11,7 +11,7 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     // words
     ("model", &[], &[]),
     ("l7", &[], &[]),
-    ("bpf", &[], &["bpf", "model"]),
+    ("bpf", &[], &["bpf", "model", "policy"]),
     // rules
     ("policy", &["model", "l7"], &[]),
     ("api", &["model"], &[]),

@@ -69,6 +69,7 @@ struct Traffic {
     reply: bool,
     vary_address: bool,
     ipv6: bool,
+    spread: u32,
 }
 
 impl Traffic {
@@ -81,6 +82,7 @@ impl Traffic {
             reply: false,
             vary_address: false,
             ipv6: false,
+            spread: 0,
         }
     }
 }
@@ -100,6 +102,7 @@ impl Driver {
             .override_global("reply", &u32::from(traffic.reply), true)
             .override_global("vary_address", &u32::from(traffic.vary_address), true)
             .override_global("ipv6", &u32::from(traffic.ipv6), true)
+            .override_global("spread", &traffic.spread, true)
             .override_global("source", &source, true)
             .override_global("destination", &destination, true)
             .load(DRIVER)
@@ -185,6 +188,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<Report> {
     bench.established()?;
     bench.established_ipv6()?;
     bench.new_flows()?;
+    bench.policy_sizes()?;
     bench.denied()?;
     bench.look_ups()?;
     let structure = structure::Path::of(bench.forward.program(program::FROM_CONTAINER)?)?;
@@ -371,6 +375,35 @@ impl Bench {
         let skeleton = summary(skeleton, floor);
         self.push("new flow, one event", "S", 0, skeleton, None);
         self.push("new flow, one event", "from_container", 0, summary(ours, floor), Some(skeleton.0));
+        Ok(())
+    }
+
+    /// New flows between endpoints whose policies have few entries and many; each flow is let through by another one.
+    fn policy_sizes(&mut self) -> anyhow::Result<()> {
+        const PACKETS: u32 = 30_000;
+        let sizes = [(21, 30_000, 10), (31, 10_000, 16_000)];
+        let mut drivers = Vec::new();
+        for (policy, port, spread) in sizes {
+            fixture::fill_policies(&mut self.forward, policy, port..port + spread)?;
+            let traffic = Traffic { tcp_flags: SYN, fresh: true, port, spread, ..Traffic::established(1) };
+            drivers.push(Driver::new(&traffic)?);
+        }
+        let mut times: [[Vec<f64>; 2]; 2] = Default::default();
+        for _ in 0..self.runs {
+            for (((policy, ..), driver), times) in sizes.iter().zip(&mut drivers).zip(&mut times) {
+                fixture::use_policies(&mut self.forward, *policy)?;
+                let (floor, _) = driver.run(None, PACKETS)?;
+                let (time, action) = driver.run(Some(self.forward.program(program::FROM_CONTAINER)?), PACKETS)?;
+                self.drain_timed()?;
+                anyhow::ensure!(action == super::node::ACT_REDIRECT, "action {action} in place of a redirect");
+                times[0].push(floor);
+                times[1].push(time);
+            }
+        }
+        fixture::use_policies(&mut self.forward, fixture::CALLER_POLICY)?;
+        let [few, many] = times.map(|[floor, ours]| summary(ours, summary(floor, 0.0).0));
+        self.push("new flow, 10 policy entries", "from_container", 0, few, None);
+        self.push("new flow, 16,000 beside 10", "from_container", 0, many, Some(few.0));
         Ok(())
     }
 

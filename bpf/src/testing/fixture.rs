@@ -16,7 +16,8 @@ pub const CALLED_IDENTITY: u32 = 2000;
 /// The first port that may be called.
 pub const PORT: u32 = 8000;
 
-const CALLER_POLICY: u32 = 11;
+/// Of the called one the next number.
+pub const CALLER_POLICY: u32 = 11;
 const CALLED_POLICY: u32 = 12;
 /// Identities and addresses beside the two, so that tables are not empty.
 const OTHERS: u32 = 1000;
@@ -44,22 +45,42 @@ pub fn fill(node: &mut Node) -> anyhow::Result<()> {
         let key = ipcache_key(Ipv4Addr::from(0x0a80_0000 + n * 7).into());
         node.set_ipcache(key, 32, abi::IpcacheEntry { identity: 3000 + n, ..Default::default() })?;
     }
+    fill_policies(node, CALLER_POLICY, ports())?;
+    for n in 0..100 {
+        for (policy, direction) in [(CALLER_POLICY, abi::POLICY_EGRESS), (CALLED_POLICY, abi::POLICY_INGRESS)] {
+            allow(node, policy_key(policy, 3000 + n, 80 + n % 50, direction)?)?;
+        }
+    }
+    node.set_runtime(abi::Runtime { ipcache_generation: 1, monitor: abi::MONITOR_MEDIUM, ..Default::default() })
+}
+
+/// Writes policies by which these ports may be called: `policy` of the caller, the next number of the called one.
+pub fn fill_policies(node: &mut Node, policy: u32, ports: Range<u32>) -> anyhow::Result<()> {
     for (policy, subject, peer, direction) in [
-        (CALLER_POLICY, CALLER_IDENTITY, CALLED_IDENTITY, abi::POLICY_EGRESS),
-        (CALLED_POLICY, CALLED_IDENTITY, CALLER_IDENTITY, abi::POLICY_INGRESS),
+        (policy, CALLER_IDENTITY, CALLED_IDENTITY, abi::POLICY_EGRESS),
+        (policy + 1, CALLED_IDENTITY, CALLER_IDENTITY, abi::POLICY_INGRESS),
     ] {
         let mut header = abi::PolicyHeader { id: policy, identity: subject, ..Default::default() };
         header.classes[direction as usize][abi::POLICY_PEER as usize] = 1 << abi::POLICY_CLASS_EXACT;
-        let others = (0..100).map(|n| (3000 + n, 80 + n % 50));
-        for (peer, port) in ports().map(|port| (peer, port)).chain(others) {
-            node.set_policy(
-                policy_key(policy, peer, port, direction)?,
-                abi::PolicyEntry { precedence: 1, ..Default::default() },
-            )?;
+        for port in ports.clone() {
+            allow(node, policy_key(policy, peer, port, direction)?)?;
         }
         node.set_header(header)?;
     }
-    node.set_runtime(abi::Runtime { ipcache_generation: 1, monitor: abi::MONITOR_MEDIUM, ..Default::default() })
+    Ok(())
+}
+
+/// Puts such policies in force.
+pub fn use_policies(node: &mut Node, policy: u32) -> anyhow::Result<()> {
+    for (slot, policy) in [(CALLER_SLOT, policy), (CALLED_SLOT, policy + 1)] {
+        let endpoint = abi::Endpoint { policy, ..node.endpoint(slot)? };
+        node.set_endpoint(slot, endpoint)?;
+    }
+    Ok(())
+}
+
+fn allow(node: &mut Node, key: abi::PolicyKey) -> anyhow::Result<()> {
+    node.set_policy(key, abi::PolicyEntry { precedence: 1, ..Default::default() })
 }
 
 fn endpoint(address: Ipv4Addr, identity: u32, policy: u32) -> abi::Endpoint {

@@ -123,6 +123,11 @@ impl Node {
         Ok(map.insert(key, entry, 0)?)
     }
 
+    pub fn remove_policy(&mut self, key: abi::PolicyKey) -> anyhow::Result<()> {
+        let mut map = HashMap::<_, abi::PolicyKey, abi::PolicyEntry>::try_from(self.map_mut(map::POLICY)?)?;
+        Ok(map.remove(&key)?)
+    }
+
     pub fn policy(&self, key: abi::PolicyKey) -> anyhow::Result<abi::PolicyEntry> {
         Ok(HashMap::<_, abi::PolicyKey, abi::PolicyEntry>::try_from(self.map(map::POLICY)?)?.get(&key, 0)?)
     }

@@ -106,7 +106,7 @@ fn a_cut_flow_is_not_opened_again_from_its_other_end() {
         // B may call A from now on, but A may not call B any more.
         world.set_policy(A, &PolicyMap::allow_all());
         let mut deaf = PolicyMap::allow_all();
-        deaf.entries.remove(&PolicyKey::any_port(Direction::Ingress, Identity::UNKNOWN));
+        deaf.remove(&PolicyKey::any_port(Direction::Ingress, Identity::UNKNOWN));
         world.set_policy(B, &deaf);
         for _ in 0..2 {
             world.refused_there(A, &tcp(family, CALLER, CALLED, ACK), abi::DROP_POLICY_DENIED);

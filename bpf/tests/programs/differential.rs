@@ -35,11 +35,8 @@ fn entry() -> impl Strategy<Value = PolicyEntry> {
 }
 
 fn map() -> impl Strategy<Value = PolicyMap> {
-    prop::collection::btree_map(key(), entry(), 0..24).prop_map(|entries| PolicyMap {
-        entries,
-        enforced_ingress: true,
-        enforced_egress: true,
-    })
+    prop::collection::btree_map(key(), entry(), 0..24)
+        .prop_map(|entries| entries.into_iter().collect::<PolicyMap>().enforcing(true, true))
 }
 
 /// A packet of B's, or to B, and what is asked of B's policy.

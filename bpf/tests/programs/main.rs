@@ -12,6 +12,7 @@ mod layout;
 mod neighbours;
 mod origins;
 mod policy;
+mod rules;
 mod truncated;
 mod verifier;
 mod world;

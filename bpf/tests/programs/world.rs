@@ -133,8 +133,8 @@ impl World {
     pub fn set_policy(&mut self, slot: u32, policy: &PolicyMap) -> u32 {
         self.next_policy += 1;
         let id = self.next_policy;
-        for (key, entry) in &policy.entries {
-            self.node.set_policy(key_of(id, key), entry_of(entry)).unwrap();
+        for (key, entry) in policy.iter() {
+            self.node.set_policy(key_of(id, &key), entry_of(&entry)).unwrap();
         }
         self.node.set_header(header_of(id, identity(slot), policy)).unwrap();
         self.change_endpoint(slot, |endpoint| endpoint.policy = id);
@@ -293,7 +293,7 @@ pub fn key_of(policy: u32, key: &PolicyKey) -> abi::PolicyKey {
     }
 }
 
-fn entry_of(entry: &PolicyEntry) -> abi::PolicyEntry {
+pub fn entry_of(entry: &PolicyEntry) -> abi::PolicyEntry {
     abi::PolicyEntry {
         flags: if entry.deny { abi::POLICY_DENY as u8 } else { 0 },
         precedence: entry.precedence,
@@ -302,9 +302,9 @@ fn entry_of(entry: &PolicyEntry) -> abi::PolicyEntry {
     }
 }
 
-fn header_of(id: u32, subject: Identity, policy: &PolicyMap) -> abi::PolicyHeader {
+pub fn header_of(id: u32, subject: Identity, policy: &PolicyMap) -> abi::PolicyHeader {
     let mut header = abi::PolicyHeader { id, identity: subject.0, ..Default::default() };
-    for key in policy.entries.keys() {
+    for key in policy.keys() {
         let whose = if key.identity == Identity::UNKNOWN { abi::POLICY_ANY_PEER } else { abi::POLICY_PEER };
         header.classes[key.direction as usize][whose as usize] |= 1 << key.class();
     }
@@ -313,7 +313,7 @@ fn header_of(id: u32, subject: Identity, policy: &PolicyMap) -> abi::PolicyHeade
 
 /// A policy of these entries.
 pub fn policy(entries: impl IntoIterator<Item = (PolicyKey, PolicyEntry)>) -> PolicyMap {
-    PolicyMap { entries: entries.into_iter().collect(), enforced_ingress: true, enforced_egress: true }
+    entries.into_iter().collect::<PolicyMap>().enforcing(true, true)
 }
 
 /// Lets `peer` open one TCP port.

@@ -2,14 +2,16 @@
 
 mod change;
 mod delete;
+mod diff;
 mod document;
 mod get;
 mod import;
+mod test;
 mod trace;
 mod validate;
 mod wait;
 
-use super::Session;
+use super::{Outcome, Session};
 use crate::failure::Failure;
 
 /// Import, show, delete and question the rules of who may talk to whom
@@ -18,20 +20,25 @@ pub enum Command {
     Import(import::Args),
     Get(get::Args),
     Delete(delete::Args),
-    Trace(trace::Args),
+    Diff(diff::Args),
+    Test(test::Args),
+    Trace(Box<trace::Args>),
     Validate(validate::Args),
     Wait(wait::Args),
 }
 
 impl Command {
-    pub async fn run(self, session: &mut Session) -> Result<(), Failure> {
-        match self {
+    pub async fn run(self, session: &mut Session) -> Result<Outcome, Failure> {
+        let done = match self {
             Command::Import(args) => args.run(session).await,
             Command::Get(args) => args.run(session).await,
             Command::Delete(args) => args.run(session).await,
+            Command::Diff(args) => args.run(session).await,
+            Command::Test(args) => return args.run(session),
             Command::Trace(args) => args.run(session).await,
             Command::Validate(args) => args.run(session),
             Command::Wait(args) => args.run(session).await,
-        }
+        };
+        done.map(|()| Outcome::Done)
     }
 }

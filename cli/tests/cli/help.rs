@@ -3,7 +3,7 @@
 use crate::program::{CILIUM, cilium, program, run};
 
 /// Every command, as the user would type it.
-const COMMANDS: [&str; 45] = [
+const COMMANDS: [&str; 47] = [
     "",
     "status",
     "endpoint",
@@ -19,6 +19,8 @@ const COMMANDS: [&str; 45] = [
     "policy import",
     "policy get",
     "policy delete",
+    "policy diff",
+    "policy test",
     "policy trace",
     "policy validate",
     "policy wait",
@@ -102,6 +104,10 @@ fn wrong_use_ends_with_two() {
         &["monitor", "-j", "--hex"],
         &["monitor", "-o", "json", "-v"],
         &["status", "-o", "yaml"],
+        &["status", "-o", "junit"],
+        &["policy", "trace", "-s", "id=a", "-d", "id=b", "--http", "GET /"],
+        &["policy", "trace", "--policy", "x.json", "-s", "id=a", "-d", "id=b", "--http", "GET"],
+        &["policy", "trace", "--policy", "x.json", "-s", "id=a", "--dst-endpoint", "3"],
         &["-H", "tcp://127.0.0.1:80", "status"],
         &["config", "Debug=true"],
         &["cleanup", "-f"],

@@ -33,7 +33,7 @@ fn rules_of_several_files_go_in_one_request_as_written() {
     std::fs::write(folder.join("a.json"), json!([rule("one"), rule("two")]).to_string()).unwrap();
     let single = file(&agent, "single.json", &json!([rule("four")]));
     let ran = agent.cilium(&["policy", "import", folder.to_str().unwrap(), &single]).succeeded();
-    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("Revision: 2\n", ""));
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("Revision: 2\nRules: 1 added, 0 removed\n", ""));
     let asked = agent.asked();
     assert_eq!(asked.len(), 1);
     let sent: Value = serde_json::from_str(&asked[0].body).unwrap();
@@ -46,11 +46,10 @@ fn standard_input_and_flags() {
     agent.answer("PUT /v1/policy?replace=true&wait=true", &change(7, json!({"endpoints": 3, "failing": []})));
     let text = json!([rule("one")]).to_string();
     let ran = agent.cilium_with_stdin(&["policy", "import", "-", "--replace", "--wait"], &text).succeeded();
-    assert_eq!(ran.stdout, "Revision: 7\nEnforced by 3 endpoints\n");
+    assert_eq!(ran.stdout, "Revision: 7\nRules: 1 added, 0 removed\nEnforced by 3 endpoints\n");
     agent.answer("PUT /v1/policy", &change(8, Value::Null));
     let ran = agent.cilium_with_stdin(&["policy", "import", "-", "--print"], &text).succeeded();
-    let (printed, revision) = ran.stdout.split_at(ran.stdout.len() - "Revision: 8\n".len());
-    assert_eq!(revision, "Revision: 8\n");
+    let printed = ran.stdout.strip_suffix("Revision: 8\nRules: 1 added, 0 removed\n").unwrap();
     assert_eq!(serde_json::from_str::<Value>(printed).unwrap(), json!([rule("one")]));
     let ran = agent.cilium_with_stdin(&["policy", "import", "-", "-o", "json"], &text).succeeded();
     assert_eq!(ran.json()["revision"], 8);
@@ -65,11 +64,11 @@ fn what_is_not_enforced_everywhere_ends_with_one() {
     agent.answer("PUT /v1/policy?wait=true", &change(7, failing));
     let path = file(&agent, "a.json", &json!([rule("one")]));
     let ran = agent.cilium(&["policy", "import", &path, "--wait"]).failed_with(1);
-    assert_eq!(ran.stdout, "Revision: 7\nEnforced by 2 endpoints\n");
+    assert_eq!(ran.stdout, "Revision: 7\nRules: 1 added, 0 removed\nEnforced by 2 endpoints\n");
     assert!(ran.stderr.contains("endpoint 5: no space left"), "{ran:?}");
     agent.answer("DELETE /v1/policy?all=true&wait=true", &change(8, json!({"endpoints": 3, "failing": []})));
     let ran = agent.cilium(&["policy", "delete", "--all", "--wait"]).succeeded();
-    assert_eq!(ran.stdout, "Revision: 8\nEnforced by 3 endpoints\n");
+    assert_eq!(ran.stdout, "Revision: 8\nRules: 1 added, 0 removed\nEnforced by 3 endpoints\n");
 }
 
 #[test]
@@ -93,10 +92,14 @@ fn what_cannot_be_enforced_is_refused_by_name() {
     let mut l7 = rule("l7");
     l7["ingress"][0]["toPorts"][0]["rules"] = json!({"http": [{"method": "GET"}]});
     let path = file(&agent, "l7.json", &json!([l7]));
-    for command in ["import", "validate"] {
-        let ran = agent.cilium(&["policy", command, &path]).failed_with(1);
-        assert!(ran.stderr.contains(&format!("{path}: [0].ingress[0].toPorts[0].rules.http: ")), "{ran:?}");
-    }
+    let place = format!("{path}: [0].ingress[0].toPorts[0].rules.http: rules.http cannot be enforced by this build");
+    let ran = agent.cilium(&["policy", "import", &path]).failed_with(1);
+    assert_eq!(ran.stderr, format!("Cannot parse policy {path}:\n  {place}\n"));
+    let ran = agent.cilium(&["policy", "validate", &path]).succeeded();
+    assert_eq!(ran.stdout, format!("All policy elements in {path} are valid.\n"));
+    assert_eq!(ran.stderr, format!("Warning: {place}\n"));
+    let ran = agent.cilium(&["policy", "validate", &path, "-o", "json"]).succeeded();
+    assert_eq!(ran.json()["unsupported"], json!([place]));
     assert_eq!(agent.asked(), []);
 }
 
@@ -126,9 +129,41 @@ fn validation_needs_no_agent() {
     let ran = cilium(&["policy", "validate", &path]).succeeded();
     assert_eq!(ran.stdout, format!("All policy elements in {path} are valid.\n"));
     assert_eq!(cilium(&["policy", "validate", &path, "-o", "json"]).succeeded().json()["valid"], true);
-    let bad = file(&agent, "b.json", &json!({"endpointSelector": {}}));
+    let bad = file(&agent, "b.json", &json!([{"endpointSelector": {}}]));
     let ran = cilium(&["policy", "validate", &bad]).failed_with(1);
     assert!(ran.stderr.starts_with(&format!("Validation of policy {bad} has failed:\n  {bad}: ")), "{ran:?}");
+}
+
+#[test]
+fn documents_of_clusters_are_sent_as_rules() {
+    let agent = FakeAgent::start();
+    agent.answer("PUT /v1/policy", &change(2, Value::Null));
+    let text = "
+kind: CiliumNetworkPolicy
+metadata: {name: web}
+spec:
+  endpointSelector: {matchLabels: {app: web}}
+  ingress:
+  - fromEntities: [world]
+    toPort: []
+---
+kind: Service
+";
+    let ran = agent.cilium_with_stdin(&["policy", "import", "-"], text).failed_with(1);
+    assert!(ran.stderr.contains("standard input: spec.ingress[0].toPort: unknown field"), "{ran:?}");
+    assert_eq!(agent.asked(), []);
+    let ran = agent.cilium_with_stdin(&["policy", "import", "-", "--ignore-unknown-fields"], text).succeeded();
+    assert_eq!(ran.stdout, "Revision: 2\nRules: 1 added, 0 removed\n");
+    assert!(ran.stderr.contains("Warning: standard input: spec.ingress[0].toPort: unknown field, ignored"), "{ran:?}");
+    assert!(ran.stderr.contains("Service is no policy and is passed over (in document 2)"), "{ran:?}");
+    assert!(
+        ran.stderr
+            .contains("1 of the rules select only endpoints with the label k8s:io.kubernetes.pod.namespace=default"),
+        "{ran:?}"
+    );
+    let sent: Value = serde_json::from_str(&agent.asked()[0].body).unwrap();
+    assert_eq!(sent[0]["labels"][1]["value"], "web");
+    assert_eq!(sent[0]["ingress"], json!([{"fromEntities": ["world"]}]));
 }
 
 #[test]
@@ -207,4 +242,140 @@ fn waiting_gives_up_on_failing_endpoints() {
     agent.answer("GET /v1/endpoint", &failing);
     let ran = agent.cilium(&["policy", "wait", "5", "--fail-wait-time", "0"]).failed_with(1);
     assert!(ran.stderr.contains("endpoint 9: no space left"), "{ran:?}");
+}
+
+const PUBLIC_ONLY: &str = r#"
+kind: CiliumNetworkPolicy
+metadata: {name: public-only}
+spec:
+  endpointSelector: {matchLabels: {id: web}}
+  ingress:
+  - fromEndpoints: [{matchLabels: {id: job}}]
+    toPorts:
+    - ports: [{port: "80", protocol: TCP}]
+      rules: {http: [{method: GET, path: /public}]}
+"#;
+
+#[test]
+fn policies_are_tested_without_an_agent() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("public-only.yaml"), PUBLIC_ONLY).unwrap();
+    let world = |expected: &str| {
+        let labels =
+            |id: &str| json!({"labels": [format!("container:id={id}"), "k8s:io.kubernetes.pod.namespace=default"]});
+        json!({"policies": [{"file": "public-only.yaml"}], "endpoints": {"web": labels("web"), "job": labels("job")},
+            "cases": [{"name": "secret", "from": {"endpoint": "job"}, "to": {"endpoint": "web"}, "port": 80, "protocol": "TCP",
+                       "http": {"path": "/secret"}, "expect": expected}]})
+        .to_string()
+    };
+    std::fs::write(folder.path().join("test.json"), world("denied")).unwrap();
+    let path = folder.path().to_str().unwrap();
+    let ran = cilium(&["policy", "test", path]).succeeded();
+    assert_eq!(ran.stdout, format!("ok    {path}/test.json: secret\n1 passed, 0 failed\n"));
+    std::fs::write(folder.path().join("test.json"), world("allowed")).unwrap();
+    let ran = cilium(&["policy", "test", path]);
+    assert_eq!((ran.code, ran.stdout.lines().last()), (1, Some("0 passed, 1 failed")), "{ran:?}");
+    let ran = cilium(&["policy", "test", path, "-o", "json"]);
+    assert_eq!((ran.code, &ran.json()["files"][0]["cases"][0]["answer"]), (1, &json!("denied")), "{ran:?}");
+    let ran = cilium(&["policy", "test", path, "-o", "junit"]);
+    assert!(ran.code == 1 && ran.stdout.contains("<failure message=\"expected allowed, was denied\">"), "{ran:?}");
+    cilium(&["policy", "test", "/nonexistent"]).failed_with(1);
+}
+
+#[test]
+fn rules_in_files_are_traced_without_an_agent() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rules.yaml");
+    std::fs::write(&file, PUBLIC_ONLY).unwrap();
+    let namespace = "k8s:io.kubernetes.pod.namespace=default";
+    let (from, to) = (format!("id=job,{namespace}"), format!("id=web,{namespace}"));
+    let trace = |more: &[&str]| {
+        let arguments =
+            ["policy", "trace", "--policy", file.to_str().unwrap(), "-s", &from, "-d", &to, "--dport", "80/TCP"];
+        cilium(&[&arguments[..], more].concat()).succeeded().stdout
+    };
+    let text = trace(&["--http", "GET /public"]);
+    assert!(text.contains("Redirected to the parser http:\n") && text.ends_with("Final verdict: ALLOWED\n"), "{text}");
+    let text = trace(&["--http", "GET /secret", "--http-header", "X-Id: 42", "--http-host", "web"]);
+    assert!(text.contains("  GET /secret of web is refused: the one request rule does not match\n"), "{text}");
+    assert!(text.contains("Ingress verdict: denied\n\nFinal verdict: DENIED\n"), "{text}");
+    assert!(trace(&[]).ends_with("Final verdict: REDIRECTED\n"));
+    let value: Value = serde_json::from_str(&trace(&["-o", "json", "--enforcement", "never"])).unwrap();
+    assert_eq!(value["verdict"], "allowed");
+}
+
+fn endpoint(id: u16, identity: u32, name: &str) -> Value {
+    json!({"id": id, "docker-endpoint-id": "d", "docker-network-id": "n", "container-id": null, "container-name": name,
+        "state": "ready", "identity": {"id": identity, "labels": [format!("container:id={name}")]},
+        "labels": {"security-relevant": [], "disabled": []}, "ipv4": null, "ipv6": null, "gateway4": null,
+        "gateway6": null, "mac": "02:00:00:00:00:01", "node-mac": "02:00:00:00:00:02", "interface-name": "lxc",
+        "peer-interface-name": "tmp", "mtu": 1500, "policy": {"enabled": "both", "revision": 2}, "created": 1})
+}
+
+fn flow(from: (u16, u32, &str), to: (u16, u32, &str)) -> Value {
+    json!({"protocol": "TCP", "source": from.2, "destination": to.2, "source-identity": from.1,
+        "destination-identity": to.1, "source-endpoint": from.0, "destination-endpoint": to.0, "expires": 60,
+        "state": "established", "packets": [1, 1], "bytes": [1, 1], "flags-seen": [2, 18]})
+}
+
+#[test]
+fn what_an_import_would_change_is_told_before_it() {
+    let agent = FakeAgent::start();
+    agent.answer(
+        "GET /v1/endpoint",
+        &json!([endpoint(1, 300, "app1"), endpoint(2, 301, "app2"), endpoint(3, 302, "app3")]),
+    );
+    let identity = |id: u32, label: &str| json!({"id": id, "labels": [label], "labelsSHA256": "", "refCount": 0});
+    let identities = json!([
+        identity(1, "reserved:host"),
+        identity(9, "reserved:world-ipv4"),
+        identity(300, "container:id=app1"),
+        identity(301, "container:id=app2"),
+        identity(302, "container:id=app3"),
+        identity(400, "container:id=far")
+    ]);
+    agent.answer("GET /v1/identity", &identities);
+    agent.answer("GET /v1/config", &json!({"policy-enforcement": "default", "options": {"allow-localhost": "always"}}));
+    agent.answer("GET /v1/policy", &json!({"revision": 2, "rules": [rule("x")]}));
+    let flows = [
+        flow((2, 301, "10.15.0.2:4000"), (1, 300, "10.15.0.1:80")),
+        flow((2, 301, "10.15.0.2:4001"), (3, 302, "10.15.0.3:80")),
+        flow((3, 302, "10.15.0.3:4002"), (0, 9, "192.0.2.7:443")),
+    ];
+    agent.answer("GET /v1/bpf/ct", &json!(flows));
+    let mut new = rule("x");
+    new["ingress"][0]["toPorts"][0]["ports"] = json!([{"port": "8000", "endPort": 8080, "protocol": "TCP"}]);
+    let out = json!({"endpointSelector": {"matchLabels": {"id": "app3"}}, "egress": [{"toCIDR": ["192.0.2.0/25"]}]});
+    let path = file(&agent, "new.json", &json!([new, out]));
+    let ran = agent.cilium(&["policy", "diff", "--replace", &path]).succeeded();
+    let lines: Vec<String> =
+        ran.stdout.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(
+        lines,
+        [
+            "FROM TO PORTS BEFORE AFTER",
+            "app2 app1 80/TCP allowed denied",
+            "app2 app1 8000-8080/TCP denied allowed",
+            "app3 app2 all allowed denied",
+            "app3 host all allowed denied",
+            "app3 identity 400 (container:id=far) all allowed denied",
+            "app3 world (IPv4) all allowed denied",
+            "app3 world (IPv6) all allowed denied",
+            "",
+            "Flows seen lately that would be decided otherwise:",
+            "TCP 10.15.0.2:4000 -> 10.15.0.1:80 (app2 -> app1): allowed -> denied",
+        ]
+    );
+    assert!(agent.asked().iter().all(|asked| asked.line.starts_with("GET ")), "nothing is imported");
+    let ran = agent.cilium(&["policy", "diff", "--replace", "--no-flows", "-o", "json", &path]).succeeded();
+    let report = ran.json();
+    assert_eq!((report["revision"].clone(), report["flows"].clone()), (json!(2), json!([])));
+    assert_eq!(
+        report["changes"][0],
+        json!({"from": "app2", "to": "app1", "ports": "80/TCP", "before": "allowed", "after": "denied"})
+    );
+    // Nothing turns over.
+    let same = file(&agent, "same.json", &json!([rule("x")]));
+    let ran = agent.cilium(&["policy", "diff", &same]).succeeded();
+    assert_eq!(ran.stdout, "No verdict between these endpoints and the outside would change.\n");
 }

@@ -15,7 +15,7 @@ pub fn list(agent: &Agent, mut query: Query) -> Result<Response<Body>, Refusal> 
     let wanted = selectors(&query.all("label"))?;
     let outputs = agent.snapshot();
     let identities = outputs.view.identities.iter().filter(|(_, view)| has_all(&view.labels, &wanted));
-    let identities: Vec<_> = identities.map(|(id, view)| shape_of(*id, view)).collect();
+    let identities: Vec<_> = identities.map(|(id, view)| shape_of(id, view)).collect();
     answer(query, &identities)
 }
 
@@ -31,7 +31,7 @@ pub fn get(agent: &Agent, id: &str) -> Result<Response<Body>, Refusal> {
 
 /// All identities as the API shows them.
 pub fn shapes(outputs: &Outputs) -> Vec<shape::Identity> {
-    outputs.view.identities.iter().map(|(id, view)| shape_of(*id, view)).collect()
+    outputs.view.identities.iter().map(|(id, view)| shape_of(id, view)).collect()
 }
 
 fn shape_of(id: Identity, view: &IdentityView) -> shape::Identity {

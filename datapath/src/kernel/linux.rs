@@ -144,6 +144,7 @@ impl Way {
             | Operation::WriteSlot(..)
             | Operation::ClearSlot(_)
             | Operation::WritePolicy(..)
+            | Operation::AmendPolicy(..)
             | Operation::RemovePolicy(..)
             | Operation::RemoveIpcache(_)
             | Operation::InvalidateFlows
@@ -254,6 +255,7 @@ impl Linux {
             Operation::WriteSlot(id, slot) => endpoints::write(&self.maps, *id, slot)?,
             Operation::ClearSlot(id) => endpoints::clear(&self.maps, *id)?,
             Operation::WritePolicy(id, identity, map) => policy::write(&self.maps, *id, *identity, map)?,
+            Operation::AmendPolicy(id, _, former, map) => policy::amend(&self.maps, *id, former, map)?,
             Operation::RemovePolicy(id, map) => policy::remove(&self.maps, *id, map)?,
             Operation::RemoveIpcache(prefix) => ipcache::remove(&self.maps, *prefix)?,
             Operation::InvalidateFlows => runtime::raise_generation(&self.maps)?,

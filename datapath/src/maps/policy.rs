@@ -7,7 +7,7 @@ use super::{MapError, Maps};
 use crate::current::{Policy, PolicyId};
 use bpf::abi;
 use bpf::names::map::{POLICIES, POLICY};
-use model::{Direction, Identity, PolicyEntry, PolicyKey, PolicyMap, Protocol};
+use model::{Column, Direction, Identity, PolicyEntry, PolicyKey, PolicyMap, Protocol};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -18,9 +18,9 @@ pub struct Versions {
 }
 
 pub fn read(maps: &Maps) -> Result<Versions, MapError> {
-    let mut contents: BTreeMap<PolicyId, PolicyMap> = BTreeMap::new();
+    let mut contents: BTreeMap<PolicyId, Vec<(PolicyKey, PolicyEntry)>> = BTreeMap::new();
     let entry = |key: &abi::PolicyKey, value: &abi::PolicyEntry| {
-        contents.entry(PolicyId(key.policy)).or_default().entries.insert(decode_key(key), decode(value));
+        contents.entry(PolicyId(key.policy)).or_default().push((decode_key(key), decode(value)));
     };
     maps.policy.for_each(entry).map_err(|source| MapError::Read { map: POLICY, source })?;
     let mut headers = BTreeMap::new();
@@ -34,12 +34,12 @@ pub fn read(maps: &Maps) -> Result<Versions, MapError> {
     maps.policies.for_each(header).map_err(|source| MapError::Read { map: POLICIES, source })?;
     let mut policies = BTreeMap::new();
     for (id, map) in contents {
-        policies.insert(id, Policy { identity: None, map: Arc::new(map) });
+        policies.insert(id, Policy { identity: None, map: Arc::new(map.into_iter().collect()) });
     }
     for (id, header) in headers {
         let policy = policies.entry(id).or_insert_with(|| Policy { identity: None, map: Arc::default() });
-        // A header over other entries than its own is as good as none.
-        if header.classes == classes(&policy.map) {
+        // A header that does not announce entries that are there is as good as none.
+        if union(header.classes, classes(&policy.map)) == header.classes {
             policy.identity = Some(Identity(header.identity));
         }
     }
@@ -48,21 +48,91 @@ pub fn read(maps: &Maps) -> Result<Versions, MapError> {
 
 /// Writes a version: entries first, then the header. On failure it takes away again what it wrote.
 pub fn write(maps: &Maps, id: PolicyId, identity: Identity, map: &PolicyMap) -> Result<(), MapError> {
-    let keys: Vec<_> = map.entries.keys().map(|key| encode_key(id, key)).collect();
-    let values: Vec<_> = map.entries.values().map(encode).collect();
+    let (keys, values): (Vec<_>, Vec<_>) =
+        map.iter().map(|(key, entry)| (encode_key(id, &key), encode(&entry))).unzip();
     if let Err(source) = maps.policy.put_all(&keys, &values) {
         let _ = maps.policy.delete_all(&keys);
-        return Err(MapError::Write { map: POLICY, source });
+        return Err(refused(maps, keys.len(), source));
     }
     let header =
         abi::PolicyHeader { id: id.0, identity: identity.0, classes: classes(map), ..abi::PolicyHeader::default() };
     put_header(maps, id, &header)
 }
 
+/// Makes a version say `map` where it says `former`: first the header announces the classes of keys that come, then they
+/// come, then the others go. Classes that no longer occur stay announced; they cost a look-up in vain. On failure what
+/// was there is there again.
+pub fn amend(maps: &Maps, id: PolicyId, former: &PolicyMap, map: &PolicyMap) -> Result<(), MapError> {
+    let mut changes = Changes::default();
+    former.differences(map, |identity, here, there| changes.note(id, identity, here, there));
+    widen(maps, id, map)?;
+    if let Err(source) = maps.policy.put_all(&changes.keys, &changes.values) {
+        let _ = maps.policy.delete_all(&changes.added);
+        let _ = maps.policy.put_all(&changes.replaced, &changes.restored);
+        return Err(refused(maps, changes.added.len(), source));
+    }
+    maps.policy.delete_all(&changes.gone).map_err(|source| MapError::Write { map: POLICY, source })
+}
+
+/// The elements that an amendment writes and deletes.
+#[derive(Default)]
+struct Changes {
+    keys: Vec<abi::PolicyKey>,
+    values: Vec<abi::PolicyEntry>,
+    /// Of `keys` those that were not there.
+    added: Vec<abi::PolicyKey>,
+    /// Of `keys` those that were, and what they said.
+    replaced: Vec<abi::PolicyKey>,
+    restored: Vec<abi::PolicyEntry>,
+    gone: Vec<abi::PolicyKey>,
+}
+
+impl Changes {
+    fn note(&mut self, id: PolicyId, identity: Identity, here: Option<&Column>, there: Option<&Column>) {
+        for (key, entry) in there.into_iter().flat_map(|column| column.of(identity)) {
+            let encoded = encode_key(id, &key);
+            match here.and_then(|column| column.get(&key)) {
+                Some(before) if *before == entry => continue,
+                Some(before) => {
+                    self.replaced.push(encoded);
+                    self.restored.push(encode(before));
+                }
+                None => self.added.push(encoded),
+            }
+            self.keys.push(encoded);
+            self.values.push(encode(&entry));
+        }
+        let stays = |key: &PolicyKey| there.is_some_and(|column| column.get(key).is_some());
+        let before = here.into_iter().flat_map(|column| column.of(identity));
+        self.gone.extend(before.filter(|(key, _)| !stays(key)).map(|(key, _)| encode_key(id, &key)));
+    }
+}
+
+/// Has the header of a version announce the classes of keys that occur in `map` beside those that it does.
+fn widen(maps: &Maps, id: PolicyId, map: &PolicyMap) -> Result<(), MapError> {
+    let place = id.0 % abi::POLICY_SLOTS;
+    let held = maps.policies.get(&place).map_err(|source| MapError::Read { map: POLICIES, source })?;
+    let held = held.filter(|held| held.id == id.0 && held.identity != 0);
+    let mut header = held.ok_or(MapError::NoVersion { map: POLICIES, id: id.0 })?;
+    let wanted = union(header.classes, classes(map));
+    if wanted == header.classes {
+        return Ok(());
+    }
+    header.classes = wanted;
+    put_header(maps, id, &header)
+}
+
+fn refused(maps: &Maps, entries: usize, source: std::io::Error) -> MapError {
+    if source.raw_os_error() == Some(libc::E2BIG) {
+        return MapError::Full { map: POLICY, room: maps.policy.info().max_entries, entries };
+    }
+    MapError::Write { map: POLICY, source }
+}
+
 /// Removes a version that no slot names.
 pub fn remove(maps: &Maps, id: PolicyId, map: &PolicyMap) -> Result<(), MapError> {
     put_header(maps, id, &headstone(id))?;
-    let keys: Vec<_> = map.entries.keys().map(|key| encode_key(id, key)).collect();
+    let keys: Vec<_> = map.keys().map(|key| encode_key(id, &key)).collect();
     maps.policy.delete_all(&keys).map_err(|source| MapError::Write { map: POLICY, source })
 }
 
@@ -99,11 +169,16 @@ fn put_header(maps: &Maps, id: PolicyId, header: &abi::PolicyHeader) -> Result<(
 /// Which classes of keys occur, by direction and whose.
 fn classes(map: &PolicyMap) -> [[u32; 2]; 2] {
     let mut classes = [[0; 2]; 2];
-    for key in map.entries.keys() {
-        let whose = if key.identity == Identity::UNKNOWN { abi::POLICY_ANY_PEER } else { abi::POLICY_PEER };
-        classes[direction(key.direction) as usize][whose as usize] |= 1 << key.class();
+    for way in Direction::BOTH {
+        let of_direction = &mut classes[direction(way) as usize];
+        of_direction[abi::POLICY_PEER as usize] = map.classes(way, false);
+        of_direction[abi::POLICY_ANY_PEER as usize] = map.classes(way, true);
     }
     classes
+}
+
+fn union(a: [[u32; 2]; 2], b: [[u32; 2]; 2]) -> [[u32; 2]; 2] {
+    [0, 1].map(|direction: usize| [0, 1].map(|whose: usize| a[direction][whose] | b[direction][whose]))
 }
 
 fn direction(direction: Direction) -> u32 {
@@ -187,8 +262,7 @@ mod tests {
     #[test]
     fn classes_tell_direction_and_whose() {
         let mut map = PolicyMap::allow_all();
-        map.entries
-            .insert(PolicyKey::one_port(Direction::Ingress, Identity(300), Protocol::TCP, 80), PolicyEntry::ALLOW);
+        map.insert(PolicyKey::one_port(Direction::Ingress, Identity(300), Protocol::TCP, 80), PolicyEntry::ALLOW);
         assert_eq!(classes(&map), [[1 << 16, 1 << 17], [0, 1 << 17]]);
     }
 }

@@ -1,27 +1,141 @@
-//! Which version of each identity's policy is in force, which are to be written, and which nobody needs any more.
+//! Which version of each identity's policy is in force, which are to be written or amended, and which nobody needs any
+//! more.
+//!
+//! A version is switched to whole: no packet meets half of it, and a flow that was judged under it is judged again under
+//! the next. Only what it says about peers *at rest* is changed in place, so that an identity that comes or goes does not
+//! have every policy written anew. A peer is at rest when no packet can be one of its own and no flow rests on a verdict
+//! about it:
+//!
+//! - no address has the identity, no endpoint here has it, and it is none that the programs give by themselves (the
+//!   reserved ones): so no look-up answers with it;
+//! - that has been so for `reconcile::GRACE`: a packet that was on its way has arrived;
+//! - flows were told to look again since (`flows_stale` is false): one whose other end is elsewhere is judged again, by
+//!   an address that has another identity by then;
+//! - no version of its own policy is in the kernel: a flow between two endpoints here rests on the numbers of both their
+//!   versions, and numbers are never given out twice.
+//!
+//! When the identity comes to have addresses or endpoints, in later stages of the same round at the earliest, everything
+//! is said about it that is to be said.
 
 use super::{Plan, Stage};
 use crate::current::{Current, PolicyId};
 use crate::operation::Operation;
 use bpf::abi;
 use model::desired::Datapath;
-use model::{Identity, PolicyMap};
-use std::collections::BTreeSet;
+use model::{Column, Identity, IdentitySet, PolicyMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Finds or allots the version of each identity's policy.
-pub(super) fn plan(plan: &mut Plan, current: &Current, desired: &Datapath) {
+/// Finds, amends or allots the version of each identity's policy. `fading` are identities that were not at rest a short
+/// while ago.
+pub(super) fn plan(plan: &mut Plan, current: &Current, desired: &Datapath, fading: &BTreeSet<Identity>) {
     let mut ids = Ids::new(current);
+    let mut peers = Peers { current, desired, fading, met: None, staying: None };
+    let versions = versions(current);
     for (identity, map) in &desired.policies {
-        let id = match in_kernel(current, *identity, map) {
+        let held = versions.get(identity).map(Vec::as_slice).unwrap_or_default();
+        let id = match find(plan, current, held, map) {
             Some(id) => id,
-            None => {
+            None => amend(plan, current, held, *identity, map, &mut peers).unwrap_or_else(|| {
                 let id = ids.next();
                 plan.add(Stage::Policies, Operation::WritePolicy(id, *identity, map.clone()));
                 id
-            }
+            }),
         };
         plan.policies.insert(*identity, id);
+    }
+}
+
+/// The versions of each identity's policy, the newest first.
+fn versions(current: &Current) -> BTreeMap<Identity, Vec<PolicyId>> {
+    let mut versions: BTreeMap<Identity, Vec<PolicyId>> = BTreeMap::new();
+    for (id, policy) in current.bpf.policies.iter().rev() {
+        if let Some(identity) = policy.identity {
+            versions.entry(identity).or_default().push(*id);
+        }
+    }
+    versions
+}
+
+/// The newest version that says just what is wanted.
+fn find(plan: &mut Plan, current: &Current, held: &[PolicyId], map: &Arc<PolicyMap>) -> Option<PolicyId> {
+    let of = |id: &PolicyId| current.bpf.policies.get(id).map(|policy| &policy.map);
+    let same = held.iter().find(|id| of(id).is_some_and(|held| Arc::ptr_eq(held, map)));
+    if let Some(id) = same {
+        return Some(*id);
+    }
+    let id = held.iter().find(|id| of(id).is_some_and(|held| held.has_same_entries(map)))?;
+    plan.adopted.push((*id, map.clone()));
+    Some(*id)
+}
+
+/// Has the newest version say what is wanted, if what it says differs about peers at rest alone. About a peer that goes
+/// to rest in this round it goes on saying what it says, until a later one.
+fn amend(
+    plan: &mut Plan,
+    current: &Current,
+    held: &[PolicyId],
+    identity: Identity,
+    map: &Arc<PolicyMap>,
+    peers: &mut Peers<'_>,
+) -> Option<PolicyId> {
+    let id = *held.first()?;
+    let former = &current.bpf.policies.get(&id)?.map;
+    let (mut possible, mut kept): (bool, Vec<(Identity, Column)>) = (true, Vec::new());
+    former.differences(map, |peer, here, there| {
+        if !possible || peers.is_at_rest(peer) {
+            return;
+        }
+        match (here, there) {
+            (Some(here), None) if peers.goes_to_rest(peer) => kept.push((peer, here.clone())),
+            _ => possible = false,
+        }
+    });
+    if !possible {
+        return None;
+    }
+    plan.unfinished |= !kept.is_empty();
+    let mut wanted = map.clone();
+    for (peer, column) in kept {
+        Arc::make_mut(&mut wanted).set_column(peer, Some(column));
+    }
+    if !wanted.has_same_entries(former) {
+        plan.add(Stage::Policies, Operation::AmendPolicy(id, identity, former.clone(), wanted));
+    }
+    Some(id)
+}
+
+/// Who a packet can be one of, found out when it is asked.
+struct Peers<'p> {
+    current: &'p Current,
+    desired: &'p Datapath,
+    fading: &'p BTreeSet<Identity>,
+    met: Option<IdentitySet>,
+    staying: Option<IdentitySet>,
+}
+
+impl Peers<'_> {
+    fn is_at_rest(&mut self, peer: Identity) -> bool {
+        let (bpf, fading) = (&self.current.bpf, self.fading);
+        let met = self.met.get_or_insert_with(|| {
+            let addresses = bpf.ipcache.values().map(|entry| entry.identity);
+            let endpoints = bpf.slots.values().map(|slot| slot.identity);
+            let subjects = bpf.policies.values().filter_map(|policy| policy.identity);
+            addresses.chain(endpoints).chain(subjects).chain(fading.iter().copied()).map(|peer| (peer, ())).collect()
+        });
+        !peer.is_reserved() && !bpf.flows_stale && !met.contains_key(&peer)
+    }
+
+    /// Whether nobody has the identity when this round is over.
+    fn goes_to_rest(&mut self, peer: Identity) -> bool {
+        let desired = self.desired;
+        let staying = self.staying.get_or_insert_with(|| {
+            let addresses = desired.ipcache.values().map(|entry| entry.identity);
+            let endpoints = desired.endpoints.values().map(|endpoint| endpoint.identity);
+            addresses.chain(endpoints).chain(desired.policies.keys().copied()).map(|peer| (peer, ())).collect()
+        });
+        // Before that, what is merely unrecognised stays.
+        desired.settled && !peer.is_reserved() && !staying.contains_key(&peer)
     }
 }
 
@@ -51,13 +165,6 @@ pub(super) fn sweep(plan: &mut Plan, current: &Current) {
 
 fn operations(plan: &Plan, stage: Stage) -> impl Iterator<Item = &Operation> {
     plan.stages.get(&stage).into_iter().flatten()
-}
-
-/// The newest version in the kernel that says just what is wanted.
-fn in_kernel(current: &Current, identity: Identity, map: &Arc<PolicyMap>) -> Option<PolicyId> {
-    let same = |held: &Arc<PolicyMap>| Arc::ptr_eq(held, map) || held.entries == map.entries;
-    let versions = current.bpf.policies.iter().rev();
-    versions.filter(|(_, p)| p.identity == Some(identity)).find(|(_, p)| same(&p.map)).map(|(id, _)| *id)
 }
 
 /// Gives out policy ids: ever growing, never 0, and no two in use that fall into the same place of `cilium_policies`.

@@ -40,7 +40,7 @@ fn policy_map() -> impl Strategy<Value = Arc<PolicyMap>> {
         PolicyKey::any_port(direction, Identity(identity))
     });
     let entry = any::<bool>().prop_map(|deny| if deny { PolicyEntry::DENY } else { PolicyEntry::ALLOW });
-    btree_map(key, entry, 0..6).prop_map(|entries| Arc::new(PolicyMap { entries, ..PolicyMap::default() }))
+    btree_map(key, entry, 0..6).prop_map(|entries| Arc::new(entries.into_iter().collect()))
 }
 
 /// Snapshots of a few endpoints, policies, prefixes, gateways and pools.
@@ -72,7 +72,7 @@ fn addresses(endpoint: &Endpoint) -> impl Iterator<Item = IpAddr> {
 
 /// What a policy says about one peer by name.
 fn about(map: &PolicyMap, identity: Identity) -> BTreeMap<PolicyKey, PolicyEntry> {
-    map.entries.iter().filter(|(key, _)| key.identity == identity).map(|(key, entry)| (*key, *entry)).collect()
+    map.columns().get(&identity).into_iter().flat_map(|column| column.of(identity)).collect()
 }
 
 /// What must hold after every single operation, whatever failed before it.
@@ -95,6 +95,15 @@ fn fail_closed(before: &Current, operation: &Operation, after: &Current, desired
                 "{id:?} is given out again"
             );
         }
+        Operation::AmendPolicy(_, _, former, map) => former.differences(map, |peer, _, _| {
+            let bpf = &before.bpf;
+            let met = bpf.ipcache.values().any(|entry| entry.identity == peer)
+                || bpf.slots.values().any(|slot| slot.identity == peer)
+                || bpf.policies.values().any(|policy| policy.identity == Some(peer));
+            // Flows that rest on another identity may have failed to be told since the round was planned.
+            let told = !bpf.flows_stale || !nothing_fails;
+            assert!(!met && told && !peer.is_reserved(), "{peer} is not at rest before {operation:?}");
+        }),
         Operation::PutIpcache(prefix, entry) => {
             for slot in after.bpf.slots.values() {
                 let Some(wanted) = desired.policies.get(&slot.identity) else { continue };
@@ -130,7 +139,7 @@ fn assert_equal(current: &Current, desired: &Datapath) {
         let endpoint = &desired.endpoints[id];
         assert_eq!((slot.identity, slot.ipv4, slot.ipv6), (endpoint.identity, endpoint.ipv4, endpoint.ipv6));
         assert_eq!((slot.mac, slot.internal), (endpoint.mac, endpoint.internal));
-        assert_eq!(current.bpf.policies[&slot.policy].map.entries, desired.policies[&slot.identity].entries);
+        assert!(current.bpf.policies[&slot.policy].map.has_same_entries(&desired.policies[&slot.identity]));
         assert_eq!(current.bpf.attachments[id], Attachment::Current);
         let routes: Vec<_> = current.network.routes.get(id).into_iter().flatten().map(|(ip, _)| *ip).collect();
         assert_eq!(routes, addresses(endpoint).collect::<Vec<_>>());
@@ -160,10 +169,16 @@ fn watched(first: &Datapath) -> (Reconciler<Fake>, Arc<Mutex<Datapath>>) {
     watched_by(first, true)
 }
 
-/// A round, and the sweep that follows it.
+/// A round, the sweep that follows it, and the rounds that end what has to wait for peers to come to rest.
 fn round(reconciler: &mut Reconciler<Fake>, desired: &Datapath, now: Instant) -> Status {
-    let status = reconciler.round(desired, now);
+    let mut status = reconciler.round(desired, now);
     reconciler.sweep(now + GRACE);
+    for n in 1..5 {
+        if reconciler.unfinished.is_some() {
+            status = reconciler.round(desired, now + REST * n);
+            reconciler.sweep(now + REST * n + GRACE);
+        }
+    }
     status
 }
 
@@ -317,7 +332,7 @@ fn attempts_are_counted_and_come_ever_later() {
     let mut now = start;
     for attempts in 1..12 {
         let status = reconciler.round(&desired, now);
-        assert_eq!(status.failing[&object], Failure { message: "no tool".to_owned(), attempts });
+        assert_eq!(status.failing[&object], Failure { message: "no tool".to_owned(), attempts, full: false });
         let asked = reconciler.kernel().log.len();
         reconciler.round(&desired, now);
         assert_eq!(reconciler.kernel().log.len(), asked, "it is not tried before its time");
@@ -336,7 +351,8 @@ fn a_policy_that_cannot_be_written_leaves_the_former_in_force_and_holds_back_who
     round(&mut reconciler, &desired, now);
     let before = reconciler.kernel().state.bpf.slots[&EndpointId(1)].policy;
     let mut map = PolicyMap::allow_all();
-    map.entries.insert(PolicyKey::any_port(Direction::Egress, Identity(1 << 24)), PolicyEntry::DENY);
+    map.insert(PolicyKey::any_port(Direction::Egress, Identity(1 << 24)), PolicyEntry::DENY);
+    map.insert(PolicyKey::any_port(Direction::Egress, Identity::WORLD_IPV4), PolicyEntry::DENY);
     desired.policies.insert(Identity(300), Arc::new(map));
     let entry = |identity| IpcacheEntry { identity: Identity(identity), endpoint: None };
     let (denied, other) = ("172.16.0.0/24".parse().unwrap(), "172.16.1.0/24".parse().unwrap());
@@ -350,4 +366,138 @@ fn a_policy_that_cannot_be_written_leaves_the_former_in_force_and_holds_back_who
     assert_eq!(state.bpf.ipcache.keys().collect::<Vec<_>>(), [&other]);
     let failing: Vec<_> = status.failing.keys().cloned().collect();
     assert_eq!(failing, [Object::Endpoint(EndpointId(1)), Object::Ipcache(denied), Object::Policy(Identity(300))]);
+}
+
+fn about_ingress(identity: u32, entry: PolicyEntry) -> (PolicyKey, PolicyEntry) {
+    (PolicyKey::any_port(Direction::Ingress, Identity(identity)), entry)
+}
+
+fn policy(entries: &[(PolicyKey, PolicyEntry)]) -> Arc<PolicyMap> {
+    Arc::new(entries.iter().copied().collect())
+}
+
+/// One endpoint under `before` and then under `after`, with the address 172.16.0.0/24 in these hands; the operations on
+/// policies that the second snapshot costs, and how many rounds.
+fn policy_operations(
+    before: &[(PolicyKey, PolicyEntry)],
+    holders: [Option<u32>; 2],
+    after: &[(PolicyKey, PolicyEntry)],
+) -> Vec<Operation> {
+    let mut desired = one_endpoint();
+    let address = |holder: Option<u32>| {
+        let prefix: IpNetwork = "172.16.0.0/24".parse().unwrap();
+        holder.map(|identity| (prefix, IpcacheEntry { identity: Identity(identity), endpoint: None }))
+    };
+    desired.policies.insert(Identity(300), policy(before));
+    desired.ipcache = address(holders[0]).into_iter().collect();
+    let (mut reconciler, goal) = watched(&desired);
+    let now = Instant::now();
+    round(&mut reconciler, &desired, now);
+    reconciler.kernel().log.clear();
+    desired.policies.insert(Identity(300), policy(after));
+    desired.ipcache = address(holders[1]).into_iter().collect();
+    *goal.lock().unwrap() = desired.clone();
+    round(&mut reconciler, &desired, now + REST);
+    assert_equal(&reconciler.kernel().state, &desired);
+    let log = std::mem::take(&mut reconciler.kernel().log);
+    log.into_iter().filter(|operation| matches!(operation.object(), Object::Policy(_) | Object::Ipcache(_))).collect()
+}
+
+#[test]
+fn what_is_said_of_a_peer_at_rest_is_said_before_it_has_an_address_and_unsaid_after() {
+    let (allow, deny) = (about_ingress(301, PolicyEntry::ALLOW), about_ingress(301, PolicyEntry::DENY));
+    let other = about_ingress(302, PolicyEntry::ALLOW);
+    let kinds = |operations: Vec<Operation>| {
+        let kind = |operation: &Operation| match operation {
+            Operation::WritePolicy(..) => "write",
+            Operation::AmendPolicy(..) => "amend",
+            Operation::PutIpcache(..) => "put",
+            Operation::RemoveIpcache(_) => "remove",
+            _ => "other",
+        };
+        operations.iter().map(kind).collect::<Vec<_>>()
+    };
+    assert_eq!(kinds(policy_operations(&[other], [None, None], &[other, allow])), ["amend"]);
+    assert_eq!(kinds(policy_operations(&[other], [None, Some(301)], &[other, allow])), ["amend", "put"]);
+    assert_eq!(kinds(policy_operations(&[other, allow], [None, None], &[other, deny])), ["amend"]);
+    assert_eq!(kinds(policy_operations(&[other, allow], [Some(301), None], &[other])), ["remove", "amend"]);
+    // A peer that packets can be of, the endpoint itself, any peer, and one that the programs give.
+    assert_eq!(kinds(policy_operations(&[other, allow], [Some(301), Some(301)], &[other])), ["write"]);
+    assert_eq!(kinds(policy_operations(&[other, allow], [Some(301), Some(301)], &[other, deny])), ["write"]);
+    assert_eq!(kinds(policy_operations(&[other], [Some(301), Some(302)], &[deny])), ["write", "put"]);
+    assert_eq!(kinds(policy_operations(&[other], [None, None], &[about_ingress(300, PolicyEntry::ALLOW)])), ["write"]);
+    for any in [0, Identity::HOST.0, Identity::WORLD_IPV4.0] {
+        assert_eq!(kinds(policy_operations(&[], [None, None], &[about_ingress(any, PolicyEntry::ALLOW)])), ["write"]);
+    }
+}
+
+#[test]
+fn a_peer_that_comes_back_at_once_is_not_at_rest() {
+    let mut desired = one_endpoint();
+    let (allow, deny) = (about_ingress(301, PolicyEntry::ALLOW), about_ingress(301, PolicyEntry::DENY));
+    let entry = ("172.16.0.0/24".parse().unwrap(), IpcacheEntry { identity: Identity(301), endpoint: None });
+    desired.policies.insert(Identity(300), policy(&[allow]));
+    desired.ipcache.extend([entry]);
+    let (mut reconciler, goal) = watched(&desired);
+    let now = Instant::now();
+    round(&mut reconciler, &desired, now);
+    let gone = Datapath { ipcache: BTreeMap::new(), ..desired.clone() };
+    *goal.lock().unwrap() = gone.clone();
+    reconciler.round(&gone, now);
+    reconciler.kernel().log.clear();
+    desired.policies.insert(Identity(300), policy(&[deny]));
+    *goal.lock().unwrap() = desired.clone();
+    reconciler.round(&desired, now);
+    let written = reconciler.kernel().log.iter().any(|operation| matches!(operation, Operation::WritePolicy(..)));
+    assert!(written, "{:?}", reconciler.kernel().log);
+}
+
+#[test]
+fn an_endpoint_that_another_one_should_refuse_waits_until_it_can() {
+    let mut desired = one_endpoint();
+    desired.policies.insert(Identity(300), policy(&[]));
+    let (mut reconciler, goal) = watched(&desired);
+    let now = Instant::now();
+    round(&mut reconciler, &desired, now);
+    let newcomer = endpoint(2, 0, 301, 2);
+    desired.policies.insert(Identity(300), policy(&[about_ingress(301, PolicyEntry::DENY)]));
+    desired.policies.insert(Identity(301), Arc::new(PolicyMap::allow_all()));
+    desired.endpoints.insert(newcomer.id, newcomer);
+    *goal.lock().unwrap() = desired.clone();
+    reconciler.kernel().refuse =
+        Some(Box::new(|operation| matches!(operation, Operation::AmendPolicy(..)).then(|| "told to fail".to_owned())));
+    let status = round(&mut reconciler, &desired, now + REST);
+    assert!(!reconciler.kernel().state.bpf.slots.contains_key(&EndpointId(2)));
+    assert!(status.failing.contains_key(&Object::Endpoint(EndpointId(2))), "{:?}", status.failing);
+    reconciler.kernel().refuse = None;
+    let status = round(&mut reconciler, &desired, now + LAST_RETRY);
+    assert_eq!(status.failing, BTreeMap::new());
+    assert_equal(&reconciler.kernel().state, &desired);
+}
+
+#[test]
+fn a_policy_without_room_leaves_the_former_one_in_force() {
+    let mut desired = one_endpoint();
+    let held = about_ingress(Identity::HOST.0, PolicyEntry::ALLOW);
+    desired.policies.insert(Identity(300), policy(&[held]));
+    let (mut reconciler, _) = watched_by(&desired, false);
+    reconciler.kernel().room = Some(4);
+    let mut now = Instant::now();
+    round(&mut reconciler, &desired, now);
+    let before = reconciler.kernel().state.bpf.slots.clone();
+    let many: Vec<_> = (400..410).map(|identity| about_ingress(identity, PolicyEntry::ALLOW)).collect();
+    let object = Object::Policy(Identity(300));
+    // About peers that are not there, in place; and about one that is, as a new version.
+    for first in [held, about_ingress(Identity::HOST.0, PolicyEntry::DENY)] {
+        now += LAST_RETRY;
+        desired.policies.insert(Identity(300), policy(&[vec![first], many.clone()].concat()));
+        let status = round(&mut reconciler, &desired, now);
+        assert!(status.failing[&object].full, "{:?}", status.failing);
+        let bpf = &reconciler.kernel().state.bpf;
+        assert_eq!(bpf.slots, before);
+        assert_eq!(bpf.policies[&before[&EndpointId(1)].policy].map, policy(&[held]));
+    }
+    desired.policies.insert(Identity(300), policy(&[held, many[0]]));
+    assert_eq!(round(&mut reconciler, &desired, now + LAST_RETRY).failing, BTreeMap::new());
+    assert_equal(&reconciler.kernel().state, &desired);
 }

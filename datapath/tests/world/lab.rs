@@ -219,7 +219,7 @@ pub fn policy(ingress: &[(u32, Protocol, Option<u16>)]) -> Arc<PolicyMap> {
         };
         entries.insert(key, PolicyEntry::ALLOW);
     }
-    Arc::new(PolicyMap { entries, enforced_ingress: true, enforced_egress: false })
+    Arc::new(entries.into_iter().collect::<PolicyMap>().enforcing(true, false))
 }
 
 /// A namespace that took an endpoint's device as Docker does.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // What a helper cannot do fails the test that asked for it.
 
 mod addresses;
+mod amend;
 mod lab;
 mod life;
 mod paths;

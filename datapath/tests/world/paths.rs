@@ -69,11 +69,7 @@ fn a_port_of_the_host_may_lead_to_another_container() {
         }
         // A may reach the host and nobody else; B takes A and nobody else.
         let host_alone = PolicyKey::any_port(Direction::Egress, Identity::HOST);
-        let host_alone = PolicyMap {
-            entries: [(host_alone, PolicyEntry::ALLOW)].into(),
-            enforced_ingress: true,
-            enforced_egress: true,
-        };
+        let host_alone = [(host_alone, PolicyEntry::ALLOW)].into_iter().collect::<PolicyMap>().enforcing(true, true);
         node.must(|desired| {
             desired.policies.insert(Identity(300), Arc::new(host_alone));
             desired.policies.insert(Identity(301), policy(&[(300, Protocol::TCP, Some(80))]));

@@ -57,9 +57,8 @@ fn what_a_container_may_send_is_limited_too() {
         let node = Node::start(config(&bpffs)).await;
         let (a, b) = (node.container(1, 300).await, node.container(2, 301).await);
         let mut map = PolicyMap::allow_all();
-        map.entries.remove(&PolicyKey::any_port(Direction::Egress, Identity::UNKNOWN));
-        map.entries
-            .insert(PolicyKey::one_port(Direction::Egress, Identity(301), Protocol::TCP, 80), PolicyEntry::ALLOW);
+        map.remove(&PolicyKey::any_port(Direction::Egress, Identity::UNKNOWN));
+        map.insert(PolicyKey::one_port(Direction::Egress, Identity(301), Protocol::TCP, 80), PolicyEntry::ALLOW);
         node.must(|desired| drop(desired.policies.insert(Identity(300), Arc::new(map)))).await;
         for ip in b.addresses() {
             assert!(tcp(&a.namespace, &b.namespace, ip, 80, Hope::Passes), "{ip}");

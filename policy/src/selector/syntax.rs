@@ -9,7 +9,7 @@ const MAX_NAME: usize = 63;
 /// Bytes in the part of a key before the `/` (RFC 1123 subdomain).
 const MAX_PREFIX: usize = 253;
 
-pub(super) fn check_key(key: &Key, decoder: &mut Decoder, path: &Path<'_>) {
+pub(crate) fn check_key(key: &Key, decoder: &mut Decoder, path: &Path<'_>) {
     let (prefix, name) = match key.name.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),
         None => (None, key.name.as_str()),
@@ -22,7 +22,7 @@ pub(super) fn check_key(key: &Key, decoder: &mut Decoder, path: &Path<'_>) {
     }
 }
 
-pub(super) fn check_value(value: &str, decoder: &mut Decoder, path: &Path<'_>) {
+pub(crate) fn check_value(value: &str, decoder: &mut Decoder, path: &Path<'_>) {
     if !value.is_empty() && !is_name(value) {
         decoder.faults.add(path, format!("value {value:?} must be empty or {NAME_RULE}"));
     }

@@ -1,21 +1,25 @@
 //! The naive interpreter: every rule, every entry, every element is looked at for one packet, in the order in which they
-//! are written.
+//! are written. What requests pass once a connection stands is `l7`'s.
 
+use super::side::{Enforces, PortNames, Side};
 use crate::entity::Entity;
+use crate::l7::Parser;
 use crate::peer::Peer;
 use crate::repository::Repository;
 use crate::resolve::{AllowLocalhost, Enforcement, Options};
-use crate::rule::{Entry, IcmpField, Port, PortProtocol, Rule, Verdict, section_name};
+use crate::rule::{DnsRule, Entry, IcmpField, Port, PortProtocol, Rule, Verdict, section_name};
 use crate::selector::Selector;
 use ipnetwork::IpNetwork;
 use model::{Direction, Identity, Labels, Protocol};
 use std::fmt;
 use std::net::IpAddr;
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Decision {
     Allowed,
+    /// Let in, to be decided by a parser.
+    Redirected,
     Denied,
 }
 
@@ -23,6 +27,7 @@ impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Decision::Allowed => "allowed",
+            Decision::Redirected => "redirected",
             Decision::Denied => "denied",
         })
     }
@@ -35,6 +40,23 @@ pub enum Ask {
     Port(Protocol, u16),
     /// All traffic at once: only entries that name no ports answer that.
     Everything,
+}
+
+/// The rules, and what they are read with.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting<'a> {
+    pub repository: &'a Repository,
+    pub options: Options,
+    /// Whether rules with a `nodeSelector` are enforced for the host.
+    pub host_firewall: bool,
+    /// The port names of all endpoints, for egress.
+    pub port_names: &'a PortNames,
+}
+
+impl<'a> Setting<'a> {
+    pub fn new(repository: &'a Repository, options: Options) -> Setting<'a> {
+        Setting { repository, options, host_firewall: false, port_names: PortNames::NONE }
+    }
 }
 
 /// The place of an entry in the rules.
@@ -52,7 +74,7 @@ pub struct Origin {
 #[derive(Debug)]
 pub struct Judgement<'r> {
     pub direction: Direction,
-    /// Whether the side is an endpoint; nothing is enforced for others.
+    /// Whether policy can be enforced for the side at all.
     pub is_endpoint: bool,
     pub enforced: bool,
     /// Whether what no entry allows is refused.
@@ -81,15 +103,31 @@ pub(super) struct EntryStep<'r> {
     pub(super) entry: &'r Entry,
     pub(super) peer_matches: bool,
     pub(super) traffic_matches: bool,
+    /// The ports that match: places of an element of `toPorts` and of a port in it.
+    pub(super) ports: Vec<(usize, usize)>,
 }
 
-impl Judgement<'_> {
+impl EntryStep<'_> {
+    pub(super) fn matches(&self) -> bool {
+        self.peer_matches && self.traffic_matches
+    }
+
+    /// Whether a parser is to look into what this allows.
+    fn redirects(&self) -> bool {
+        let elements = self.entry.to_ports.as_deref().unwrap_or_default();
+        self.ports.iter().any(|(element, _)| elements.get(*element).is_some_and(|rule| Parser::of(rule).is_some()))
+    }
+}
+
+impl<'r> Judgement<'r> {
     pub fn verdict(&self) -> Decision {
         let found = |verdict| self.deciding(verdict).is_some();
         if !self.enforced {
             Decision::Allowed
         } else if found(Verdict::Deny) {
             Decision::Denied
+        } else if self.allowing().any(|(_, entry)| entry.redirects()) {
+            Decision::Redirected
         } else if found(Verdict::Allow) || self.localhost || !self.default_deny {
             Decision::Allowed
         } else {
@@ -97,9 +135,10 @@ impl Judgement<'_> {
         }
     }
 
-    /// The entry that decided, if one did.
+    /// The entry that decided, if one did: of several that allow the first that asks for a parser, if any does.
     pub fn origin(&self) -> Option<Origin> {
-        let found = self.deciding(Verdict::Deny).or_else(|| self.deciding(Verdict::Allow));
+        let redirecting = || self.allowing().find(|(_, entry)| entry.redirects());
+        let found = self.deciding(Verdict::Deny).or_else(redirecting).or_else(|| self.deciding(Verdict::Allow));
         let (rule, entry) = found.filter(|_| self.enforced)?;
         Some(Origin {
             rule,
@@ -108,13 +147,32 @@ impl Judgement<'_> {
         })
     }
 
+    /// Whether the host may pass because it is the host.
+    pub fn localhost(&self) -> bool {
+        self.localhost
+    }
+
+    /// The rules that select the subject and speak of the direction, by their places in the repository.
+    pub fn selected(&self) -> impl Iterator<Item = usize> {
+        self.rules.iter().enumerate().filter(|(_, step)| step.selected).map(|(place, _)| place)
+    }
+
     /// The first entry with this verdict that matches, and its rule's place.
-    pub(super) fn deciding(&self, verdict: Verdict) -> Option<(usize, &EntryStep<'_>)> {
-        self.rules.iter().enumerate().find_map(|(place, step)| {
-            let matching =
-                |entry: &&EntryStep<'_>| entry.verdict == verdict && entry.peer_matches && entry.traffic_matches;
-            step.entries.iter().find(matching).map(|entry| (place, entry))
-        })
+    pub(super) fn deciding(&self, verdict: Verdict) -> Option<(usize, &EntryStep<'r>)> {
+        self.matching(verdict).next()
+    }
+
+    /// The entries that allow the traffic, and their rules' places.
+    pub(super) fn allowing(&self) -> impl Iterator<Item = (usize, &EntryStep<'r>)> {
+        self.matching(Verdict::Allow)
+    }
+
+    fn matching(&self, verdict: Verdict) -> impl Iterator<Item = (usize, &EntryStep<'r>)> {
+        let of = move |entry: &&EntryStep<'r>| entry.verdict == verdict && entry.matches();
+        self.rules
+            .iter()
+            .enumerate()
+            .flat_map(move |(place, step)| step.entries.iter().filter(of).map(move |e| (place, e)))
     }
 }
 
@@ -128,21 +186,22 @@ pub fn decide(
     peer: &Peer<'_>,
     ask: Ask,
 ) -> Decision {
-    judge(repository, options, direction, &Peer::from_labels(subject), peer, ask).verdict()
+    let (subject, peer) = (Side::from_labels(subject), Side::of_peer(*peer));
+    judge(Setting::new(repository, options), direction, &subject, &peer, ask).verdict()
 }
 
-pub(super) fn judge<'r>(
-    repository: &'r Repository,
-    options: Options,
+/// Looks at one side of a new connection: the egress of its source or the ingress of its destination.
+pub fn judge<'r>(
+    setting: Setting<'r>,
     direction: Direction,
-    subject: &Peer<'_>,
-    peer: &Peer<'_>,
+    subject: &Side<'_>,
+    peer: &Side<'_>,
     ask: Ask,
 ) -> Judgement<'r> {
     let mut rules: Vec<RuleStep<'r>> = Vec::new();
     let mut requirements = [Vec::new(), Vec::new()];
-    for rule in repository.rules() {
-        let selected = applies(rule, subject, direction);
+    for rule in setting.repository.rules() {
+        let selected = applies(rule, setting, subject, peer, direction);
         rules.push(RuleStep { rule, selected, entries: Vec::new() });
         if selected {
             for (verdict, list) in [Verdict::Allow, Verdict::Deny].into_iter().zip(&mut requirements) {
@@ -151,36 +210,44 @@ pub(super) fn judge<'r>(
             }
         }
     }
+    // A name on ingress is the endpoint's own; on egress it may be anybody's.
+    let names = if direction == Direction::Ingress { subject.port_names } else { setting.port_names };
     for step in rules.iter_mut().filter(|step| step.selected) {
         for (verdict, requirements) in [Verdict::Allow, Verdict::Deny].into_iter().zip(&requirements) {
             for (index, entry) in step.rule.entries(direction, verdict).iter().enumerate() {
-                step.entries.push(EntryStep {
-                    verdict,
-                    index,
-                    entry,
-                    peer_matches: peer_matches(entry, peer, requirements),
-                    traffic_matches: traffic_matches(entry, ask),
-                });
+                let (traffic_matches, ports) = traffic_matches(entry, ask, names);
+                let peer_matches = peer_matches(entry, &peer.peer, requirements);
+                step.entries.push(EntryStep { verdict, index, entry, peer_matches, traffic_matches, ports });
             }
         }
     }
-    let is_endpoint = subject.is_endpoint();
-    let always = options.enforcement == Enforcement::Always || subject.labels.has_reserved("init");
+    let options = setting.options;
+    let of_endpoint = subject.enforces == Enforces::Endpoint;
+    let is_endpoint = of_endpoint || subject.enforces == Enforces::Host && setting.host_firewall;
+    let always =
+        of_endpoint && (options.enforcement == Enforcement::Always || subject.peer.labels.has_reserved("init"));
     let any = |test: &dyn Fn(&RuleStep<'_>) -> bool| rules.iter().any(test);
     let enforced = options.enforcement != Enforcement::Never && is_endpoint && (always || any(&|step| step.selected));
     let default_deny = always || any(&|step| step.selected && wants_default_deny(step.rule, direction));
     let localhost = direction == Direction::Ingress
         && options.allow_localhost == AllowLocalhost::Always
-        && peer.identity == Identity::HOST;
+        && peer.peer.identity == Identity::HOST;
     Judgement { direction, is_endpoint, enforced, default_deny, rules, requirements, localhost }
 }
 
-fn applies(rule: &Rule, subject: &Peer<'_>, direction: Direction) -> bool {
+fn applies(rule: &Rule, setting: Setting<'_>, subject: &Side<'_>, peer: &Side<'_>, direction: Direction) -> bool {
     let speaks = match direction {
         Direction::Ingress => rule.ingress.iter().chain(&rule.ingress_deny).flatten().next().is_some(),
         Direction::Egress => rule.egress.iter().chain(&rule.egress_deny).flatten().next().is_some(),
     };
-    speaks && subject.is_endpoint() && rule.endpoint_selector.as_ref().is_some_and(|s| s.matches(subject.labels))
+    let selector = match subject.enforces {
+        Enforces::Nothing => None,
+        Enforces::Endpoint => rule.endpoint_selector.as_ref(),
+        // What the host and an endpoint of its own say to each other is judged at the endpoint.
+        Enforces::Host if !setting.host_firewall || peer.enforces == Enforces::Endpoint => None,
+        Enforces::Host => rule.node_selector.as_ref(),
+    };
+    speaks && selector.is_some_and(|selector| selector.matches(subject.peer.labels))
 }
 
 fn wants_default_deny(rule: &Rule, direction: Direction) -> bool {
@@ -215,6 +282,7 @@ fn peer_matches(entry: &Entry, peer: &Peer<'_>, requirements: &[&Selector]) -> b
         || entry.cidr.iter().flatten().any(|prefix| prefix_matches(prefix.value, peer, Whole::Is))
         || entry.cidr_set.iter().flatten().any(set)
         || entry.entities.iter().flatten().any(|entity| entity_matches(*entity, peer))
+        || entry.fqdns.iter().flatten().any(|name| name_matches(name, peer))
 }
 
 pub(super) fn endpoint_matches(selector: &Selector, requirements: &[&Selector], peer: &Peer<'_>) -> bool {
@@ -223,6 +291,12 @@ pub(super) fn endpoint_matches(selector: &Selector, requirements: &[&Selector], 
 
 pub(super) fn entity_matches(entity: Entity, peer: &Peer<'_>) -> bool {
     entity.matches(peer)
+}
+
+/// An address that was learnt for a name carries the text of every element that matches the name.
+pub(super) fn name_matches(name: &DnsRule, peer: &Peer<'_>) -> bool {
+    let text = crate::fqdn::text(name);
+    peer.labels.iter().any(|label| label.source == crate::fqdn::SOURCE && Some(label.key.as_str()) == text)
 }
 
 /// Whether a prefix that holds every address of a family stands for the world of that family.
@@ -252,24 +326,32 @@ fn bounds(prefix: IpNetwork) -> (u128, u128) {
     (number(prefix.network()), number(prefix.broadcast()))
 }
 
-fn traffic_matches(entry: &Entry, ask: Ask) -> bool {
-    let mut ports = entry.to_ports.iter().flatten().peekable();
+/// Whether the entry is about the traffic, and by which of its ports.
+fn traffic_matches(entry: &Entry, ask: Ask, names: &PortNames) -> (bool, Vec<(usize, usize)>) {
+    let elements = entry.to_ports.as_deref().unwrap_or_default();
     let mut icmps = entry.icmps.iter().flatten().peekable();
-    if ports.peek().is_none() && icmps.peek().is_none() {
-        return true;
+    if elements.is_empty() && icmps.peek().is_none() {
+        return (true, Vec::new());
     }
     let Ask::Port(protocol, number) = ask else {
-        return false;
+        return (false, Vec::new());
     };
-    ports.flat_map(|rule| rule.ports.iter().flatten()).any(|port| port_matches(port, protocol, number))
-        || icmps.flat_map(|rule| rule.fields.iter().flatten()).any(|field| type_matches(field, protocol, number))
+    let mut matching = Vec::new();
+    for (element, rule) in elements.iter().enumerate() {
+        let ports = rule.ports.iter().flatten().enumerate();
+        let fitting = ports.filter(|(_, port)| port_matches(port, protocol, number, names));
+        matching.extend(fitting.map(|(port, _)| (element, port)));
+    }
+    let types = icmps.flat_map(|rule| rule.fields.iter().flatten()).any(|field| type_matches(field, protocol, number));
+    (types || !matching.is_empty(), matching)
 }
 
-fn port_matches(port: &PortProtocol, protocol: Protocol, number: u16) -> bool {
+fn port_matches(port: &PortProtocol, protocol: Protocol, number: u16, names: &PortNames) -> bool {
     let first = match &port.port {
         Some(Port::Number(first)) => *first,
-        // The number of a name is not known.
-        Some(Port::Name(_)) => return false,
+        Some(Port::Name(name)) => {
+            return port.l4_protocol().numbers().contains(&protocol) && names.number(name, protocol) == Some(number);
+        }
         None => 0,
     };
     let last = match port.end_port.unwrap_or(0) {

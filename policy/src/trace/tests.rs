@@ -13,7 +13,7 @@ fn ask(rules: Value, options: Options, from: &str, to: &str, dports: &[&str]) ->
     let labels = |text: &str| parse_labels(text.split(',')).unwrap();
     let dports: Vec<Dport> = dports.iter().map(|text| text.parse().unwrap()).collect();
     let (from, to) = (labels(from), labels(to));
-    trace(&repository(rules), options, Question { from: &from, to: &to, dports: &dports, verbose: true })
+    trace(&repository(rules), options, Question { from: &from, to: &to, dports: &dports, request: None, verbose: true })
 }
 
 fn verdict(rules: &Value, from: &str, to: &str, dports: &[&str]) -> Decision {

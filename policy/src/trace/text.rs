@@ -1,7 +1,10 @@
 //! The log of a trace, in the form that Cilium's `policy trace` has.
 
-use super::Question;
-use super::judge::{Decision, EntryStep, Judgement, Whole, endpoint_matches, entity_matches, prefix_matches};
+use super::judge::{
+    Decision, EntryStep, Judgement, Whole, endpoint_matches, entity_matches, name_matches, prefix_matches,
+};
+use super::{Outcome, Question};
+use crate::l7::{Access, Group, Requests};
 use crate::peer::Peer;
 use crate::rule::{Entry, Port, PortProtocol, Verdict};
 use crate::selector::Selector;
@@ -26,12 +29,13 @@ fn plain(text: &str) -> String {
 
 /// What was looked at for one side. `port` is named where several are asked about.
 pub(super) fn side(
-    judgement: &Judgement<'_>,
+    found: &Outcome<'_>,
     subject: &Peer<'_>,
     peer: &Peer<'_>,
     port: Option<&str>,
     verbose: bool,
 ) -> String {
+    let judgement = &found.judgement;
     let (lower, upper) = match judgement.direction {
         Direction::Ingress => ("ingress", "Ingress"),
         Direction::Egress => ("egress", "Egress"),
@@ -44,14 +48,59 @@ pub(super) fn side(
     } else {
         lines.push("Not an endpoint: nothing is enforced there".to_owned());
     }
-    lines.push(format!("{upper} verdict: {}", judgement.verdict()));
+    for conflict in found.conflicts.iter() {
+        lines.push(format!("The policy of this endpoint cannot be computed: {conflict}"));
+    }
+    if let Some(parsed) = &found.parsed {
+        lines.push(format!("Redirected to the parser {}:", parsed.parser));
+        lines.extend(parsed.rules.iter().map(|rule| format!("    {rule}")));
+        lines.extend(parsed.request.iter().map(|request| format!("  {request}")));
+    }
+    lines.push(format!("{upper} verdict: {}", found.decision));
     lines.iter().map(|line| plain(line)).collect::<Vec<_>>().join("\n") + "\n\n"
+}
+
+/// The merged rules of a connection, a line for each selector and its ports.
+pub(super) fn merged(access: &Access) -> Vec<String> {
+    access.groups.iter().map(group).collect()
+}
+
+fn group(group: &Group) -> String {
+    let mut text = format!("{} on {}:", group.selector, group.ports);
+    let names: Vec<&str> = group.server_names().collect();
+    if !names.is_empty() {
+        let _ = write!(text, " server names {};", names.join(", "));
+    }
+    if group.terminated {
+        text.push_str(" TLS terminated;");
+    }
+    if group.any_request {
+        return text + " every request";
+    }
+    let lists = group.demands.iter().map(|(demand, _)| &demand.written);
+    let mut rules: Vec<String> = Vec::new();
+    for written in lists {
+        rules.extend(written.http.iter().flatten().map(json));
+        rules.extend(written.kafka.iter().flatten().map(json));
+        rules.extend(written.dns.iter().flatten().map(json));
+        rules.extend(written.l7.iter().flatten().map(json));
+    }
+    let elsewhere = || group.demands.iter().any(|(demand, _)| demand.requests == Requests::Elsewhere);
+    if rules.is_empty() && elsewhere() {
+        rules.push("what the parser accepts".to_owned());
+    }
+    format!("{text} {}", rules.join(" or "))
+}
+
+fn json(rule: &impl serde::Serialize) -> String {
+    serde_json::to_string(rule).unwrap_or_default()
 }
 
 fn rules(judgement: &Judgement<'_>, peer: &Peer<'_>, verbose: bool, lines: &mut Vec<String>) {
     let mut selected = 0;
     for step in &judgement.rules {
-        let subject = step.rule.endpoint_selector.as_ref().map(Selector::to_string).unwrap_or_default();
+        let selector = step.rule.endpoint_selector.as_ref().or(step.rule.node_selector.as_ref());
+        let subject = selector.map(Selector::to_string).unwrap_or_default();
         if step.selected {
             selected += 1;
             lines.push(format!("* Rule {subject}: selected"));
@@ -147,6 +196,12 @@ fn peers(
         let excepted = set.except.iter().flatten().any(|prefix| prefix_matches(prefix.value, peer, Whole::IsNot));
         let matches = prefix_matches(cidr.value, peer, Whole::Is) && !excepted;
         tell(text, matches, "Found the address", "No address match for");
+    }
+    for name in entry.fqdns.iter().flatten() {
+        let Some(text) = crate::fqdn::text(name) else { continue };
+        any = true;
+        let no = "No answer for such a name with";
+        tell(format!("name {text}"), name_matches(name, peer), "Found an answer with the address", no);
     }
     for entity in entry.entities.iter().flatten() {
         any = true;

@@ -71,7 +71,12 @@ impl World {
             "realise" => return Some(self.realise(BTreeMap::new())),
             "fail" => {
                 let object = Object::Endpoint(EndpointId(words.first()?.parse().ok()?));
-                let failure = Failure { message: words.get(1..)?.join(" "), attempts: 1 };
+                let failure = Failure { message: words.get(1..)?.join(" "), attempts: 1, full: false };
+                return Some(self.realise([(object, failure)].into()));
+            }
+            "full" => {
+                let object = Object::Policy(Identity(words.first()?.parse().ok()?));
+                let failure = Failure { message: words.get(1..)?.join(" "), attempts: 1, full: true };
                 return Some(self.realise([(object, failure)].into()));
             }
             _ => {

@@ -2,6 +2,7 @@
 
 use model::{EndpointId, PolicyEntry, PolicyKey};
 use state::{EndpointView, Outputs};
+use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 
 /// One table by its name; `log:N` is the story of an endpoint. `None` if there is no such.
@@ -106,7 +107,7 @@ fn kernel(outputs: &Outputs) -> String {
 fn policies(outputs: &Outputs) -> String {
     let policies = outputs.datapath.iter().flat_map(|datapath| datapath.policies.iter());
     let rows = policies.flat_map(|(subject, map)| {
-        let row = move |(key, entry): (&PolicyKey, &PolicyEntry)| {
+        let row = move |(key, entry): (PolicyKey, PolicyEntry)| {
             let peer = if key.identity.0 == 0 { "anybody".to_owned() } else { key.identity.to_string() };
             let port = match key.protocol {
                 None => String::new(),
@@ -115,7 +116,7 @@ fn policies(outputs: &Outputs) -> String {
             let verdict = if entry.deny { "deny" } else { "allow" };
             format!("{subject} {} {peer}{port} {verdict}", key.direction)
         };
-        map.entries.iter().map(row)
+        map.iter().collect::<BTreeMap<_, _>>().into_iter().map(row)
     });
     table("policies", rows)
 }

@@ -23,6 +23,7 @@ pub fn tell(session: &mut Session, change: PolicyChange, rules: Option<&[policy:
         (true, None) => session.out.json(&change)?,
         (false, _) => {
             session.out.line(format!("Revision: {}", change.revision))?;
+            session.out.line(format!("Rules: {} added, {} removed", change.added, change.removed))?;
             if let Some(enforced) = &change.enforced {
                 session.out.line(format!("Enforced by {} endpoints", enforced.endpoints))?;
             }

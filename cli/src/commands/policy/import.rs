@@ -2,23 +2,23 @@
 
 use super::super::Session;
 use super::change;
-use super::document::RuleList;
+use super::document::{Faulty, Files, RuleList, warn};
 use crate::agent::Route;
 use crate::failure::Failure;
 use api::ClientError;
 use api::policy::PolicyChange;
-use std::path::PathBuf;
 
 /// Import rules: all of them or, when one is at fault, none
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  cilium policy import l3-l4.json --wait\n  cilium policy import --replace policies/\n  \
-                        cat rules.json | cilium policy import -"
+                  kubectl get cnp -o yaml | cilium policy import -\n\n\
+                  Documents (kind CiliumNetworkPolicy and the like) take the place of what was imported of the same \
+                  kind, namespace and name."
 )]
 pub struct Args {
-    /// Files, folders (their *.json files) or - for standard input
-    #[arg(value_name = "PATH", required = true)]
-    paths: Vec<PathBuf>,
+    #[command(flatten)]
+    files: Files,
     /// Return when every endpoint enforces the rules
     #[arg(long)]
     wait: bool,
@@ -32,11 +32,13 @@ pub struct Args {
 
 impl Args {
     pub async fn run(self, session: &mut Session) -> Result<(), Failure> {
-        let list = RuleList::read(&self.paths)?;
+        let list = self.files.read(cannot_parse)?;
         if list.rules.is_empty() {
             return Err(Failure::NoPolicy);
         }
+        list.check_supported().map_err(cannot_parse)?;
         list.warn();
+        warn(&list.namespaces());
         if self.print && !session.out.is_json() {
             session.out.json(&list.rules)?;
         }
@@ -58,4 +60,8 @@ impl Args {
             },
         )
     }
+}
+
+fn cannot_parse(Faulty { names, faults }: Faulty) -> Failure {
+    Failure::Policy { title: format!("Cannot parse policy {}:", names.join(", ")), faults }
 }

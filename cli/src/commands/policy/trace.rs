@@ -1,4 +1,7 @@
-//! `cilium policy trace`: the agent says what the rules make of a flow and why.
+//! `cilium policy trace`: the agent says what the rules make of a flow and why; for rules in files (`offline`) nobody
+//! need be asked.
+
+mod offline;
 
 use super::super::Session;
 use crate::agent::{Agent, Route};
@@ -14,10 +17,12 @@ use clap::ArgGroup;
 /// allowed.
 #[derive(Debug, clap::Args)]
 #[command(
-    group(ArgGroup::new("source").args(["src", "src_identity", "src_endpoint"]).required(true).multiple(true)),
-    group(ArgGroup::new("destination").args(["dst", "dst_identity", "dst_endpoint"]).required(true).multiple(true)),
+    group(ArgGroup::new("source").args(["src", "src_identity", "src_endpoint", "src_address"]).required(true).multiple(true)),
+    group(ArgGroup::new("destination").args(["dst", "dst_identity", "dst_endpoint", "dst_address", "dst_name"])
+        .required(true).multiple(true)),
     after_help = "Examples:\n  cilium policy trace -s id=app2 -d id=app1 --dport 80/TCP\n  \
-                  cilium policy trace --src-endpoint container-name:app3 --dst-identity 261 -v")]
+                  cilium policy trace --src-endpoint container-name:app3 --dst-identity 261 -v\n  \
+                  cilium policy trace --policy web.yaml -s id=app2 -d id=app1 --dport 80/TCP --http 'GET /public'")]
 pub struct Args {
     /// Labels of the source
     #[arg(short, long, value_name = "LABEL", value_delimiter = ',')]
@@ -43,10 +48,20 @@ pub struct Args {
     /// Tell about rules that do not apply, too
     #[arg(short, long)]
     verbose: bool,
+    #[command(flatten)]
+    offline: offline::Args,
 }
 
 impl Args {
     pub async fn run(self, session: &mut Session) -> Result<(), Failure> {
+        if self.offline.is_given() {
+            let answers = offline::answers(&self)?;
+            return match (session.out.is_json(), answers.as_slice()) {
+                (true, [only]) => session.out.json(only),
+                (true, all) => session.out.json(all),
+                (false, all) => all.iter().try_for_each(|answer| session.out.text(&answer.log)),
+            };
+        }
         let sources = peers(&session.agent, &self.src, &self.src_identity, &self.src_endpoint).await?;
         let destinations = peers(&session.agent, &self.dst, &self.dst_identity, &self.dst_endpoint).await?;
         let mut results: Vec<TraceResult> = Vec::new();
