@@ -29,14 +29,14 @@ impl Label {
 
     /// Reads `[source:]key[=value]`. The part before the first `:` is the source, unless a `=` comes earlier (a value
     /// may hold colons); a text without a source gets `default_source`. `reserved:=x` is read as the key `x`, as
-    /// Cilium does.
+    /// Cilium does; no key has a `=` in it.
     ///
     /// Fails when the key is empty.
     pub fn parse(text: &str, default_source: &str) -> Result<Label, LabelError> {
         let (name, value) = text.split_once('=').unwrap_or((text, ""));
         let (source, key) = name.split_once(':').unwrap_or((default_source, name));
         let source = if source.is_empty() { default_source } else { source };
-        if source == SOURCE_RESERVED && key.is_empty() && !value.is_empty() {
+        if source == SOURCE_RESERVED && key.is_empty() && !value.is_empty() && !value.contains('=') {
             return Ok(Label::reserved(value));
         }
         if key.is_empty() {
@@ -179,6 +179,7 @@ mod tests {
     #[test]
     fn reserved_with_empty_key_takes_the_value_as_key() {
         assert_eq!("reserved:=host".parse::<Label>().unwrap(), Label::reserved("host"));
+        assert!("reserved:=a=b".parse::<Label>().is_err());
     }
 
     #[test]

@@ -74,6 +74,8 @@ pub struct Place {
     pub path: String,
     /// The document of a kind that the rule is of, such as `CiliumNetworkPolicy default/web`.
     pub document: Option<String>,
+    /// The namespace that the document's subjects are in.
+    pub namespace: Option<String>,
 }
 
 impl<'o> Reader<'o> {
@@ -128,7 +130,7 @@ impl<'o> Reader<'o> {
                     if kind(value).is_some() {
                         self.add_value(value, &path, number, faults);
                     } else if let Some(rule) = decode_rule(&mut decoder, value, &path) {
-                        self.keep(rule, &path, None);
+                        self.keep(rule, &path);
                     }
                 }
             }
@@ -136,7 +138,7 @@ impl<'o> Reader<'o> {
                 Some(kind) => self.add_document(kind, value, path, &mut document, &mut decoder, faults),
                 None => {
                     if let Some(rule) = decode_rule(&mut decoder, value, path) {
-                        self.keep(rule, path, None);
+                        self.keep(rule, path);
                     }
                 }
             },
@@ -170,7 +172,11 @@ impl<'o> Reader<'o> {
         let Some(fields) = decoder.object(value, path, kind.fields) else { return };
         let namespace = kind.namespaced.then_some(self.options.namespace.as_str());
         let metadata = Metadata::read(decoder, kind.name, &fields, path, namespace);
-        *document = Some(metadata.to_string());
+        *document = Some(match document.take() {
+            _ if !metadata.name.is_empty() => metadata.to_string(),
+            Some(number) => format!("{}, {number}", kind.name),
+            None => kind.name.to_owned(),
+        });
         let rules = match kind.name {
             groups::KIND => {
                 self.groups.read(decoder, &fields, path, &metadata);
@@ -183,7 +189,8 @@ impl<'o> Reader<'o> {
             _ => cilium::read(decoder, &fields, path, &metadata),
         };
         for (rule, path) in rules {
-            let place = Place { text: self.texts, path, document: document.clone() };
+            let namespace = metadata.namespace.clone();
+            let place = Place { text: self.texts, path, document: document.clone(), namespace };
             self.reading.rules.push(rule);
             self.reading.places.push(place);
         }
@@ -216,8 +223,9 @@ impl<'o> Reader<'o> {
         }
     }
 
-    fn keep(&mut self, rule: Rule, path: &Path<'_>, document: Option<String>) {
-        self.reading.places.push(Place { text: self.texts, path: path.to_string(), document });
+    fn keep(&mut self, rule: Rule, path: &Path<'_>) {
+        let path = path.to_string();
+        self.reading.places.push(Place { text: self.texts, path, document: None, namespace: None });
         self.reading.rules.push(rule);
     }
 }

@@ -15,6 +15,8 @@ mod document;
 mod entity;
 mod fault;
 pub mod fqdn;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod l7;
 mod limits;
 mod peer;
@@ -47,9 +49,19 @@ use serde_json::Value;
 /// wrong with the document.
 ///
 /// Field names are known in any case, unknown ones are refused. That the rules are sound does not mean that they can be
-/// enforced: see `check_supported`.
+/// enforced: see `check_supported`. The list may be of any length, as a whole store of rules is; for what somebody
+/// sends, see `parse_rules_within`.
 pub fn parse_rules(json: &str) -> Result<Vec<Rule>, Errors> {
-    let document = serde_json::from_str(json).map_err(|error| whole_document(format!("not JSON: {error}")))?;
+    let unbounded = Limits { document_bytes: usize::MAX, values: usize::MAX, rules: usize::MAX, ..Limits::default() };
+    parse_rules_within(json, &unbounded)
+}
+
+/// The same for a document that is refused when it passes `limits`.
+pub fn parse_rules_within(json: &str, limits: &Limits) -> Result<Vec<Rule>, Errors> {
+    let document = document::text::rule_list(json, limits).map_err(whole_document)?;
+    if document.as_array().is_some_and(|rules| rules.len() > limits.rules) {
+        return Err(whole_document(limits::exceeded("rules", limits.rules)));
+    }
     rules_from_value(&document)
 }
 

@@ -3,6 +3,7 @@
 //!
 //! Lists that are present and empty restrict nothing or select nobody; both are enforced, so they pass.
 
+use crate::entity::Entity;
 use crate::fault::{Errors, Fault, Faults, Path};
 use crate::rule::{Entry, L4Protocol, Port, PortRule, Rule, SECTIONS, Verdict, section_name};
 use model::Direction;
@@ -128,6 +129,9 @@ fn warn_of_entry(entry: &Entry, direction: Direction, verdict: Verdict, path: &P
         if rule.ports.as_ref().is_none_or(Vec::is_empty) {
             faults.add(&to_ports.index(i), "matches nothing, because it names no ports");
         }
+    }
+    if entry.entities.as_deref() == Some(&[Entity::None]) {
+        faults.add(&path.field(named("fromEntities", "toEntities")), "selects nobody");
     }
     let endpoints = path.field(named("fromEndpoints", "toEndpoints"));
     for (i, selector) in entry.endpoints.iter().flatten().enumerate() {

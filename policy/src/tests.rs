@@ -25,6 +25,24 @@ fn a_document_is_a_list_of_rules() {
 }
 
 #[test]
+fn bounds_are_named() {
+    let limits = Limits { document_bytes: 100, nesting: 5, values: 9, rules: 1, ..Limits::default() };
+    let within =
+        |text: &str| parse_rules_within(text, &limits).expect_err("a bound should have been passed").to_string();
+    assert_eq!(within(&format!("[{}]", " ".repeat(100))), "too many bytes in one text: the limit is 100");
+    assert_eq!(within("[[[[[[[]]]]]]]"), "too many levels of nesting: the limit is 5");
+    assert_eq!(within("[1,2,3,4,5,6,7,8,9]"), "too many values in one text: the limit is 9");
+    assert_eq!(within("[1,2]"), "too many rules: the limit is 1");
+    let deep = "[".repeat(65) + &"]".repeat(65);
+    assert_eq!(parse_rules(&deep).unwrap_err().to_string(), "too many levels of nesting: the limit is 64");
+    let rule = json!({"endpointSelector": {}, "egress": [{"toCIDR": vec!["10.0.0.0/8"; 40_001]}]});
+    assert_eq!(faults(json!([rule])), ["[0]: too many prefixes in one rule (40001): the limit is 40000"]);
+    let rule = json!({"endpointSelector": {"matchExpressions": [
+        {"key": "a", "operator": "In", "values": vec!["x"; 10_000]}]}, "ingress": [{}]});
+    assert_eq!(faults(json!([rule])), ["[0]: too many label expressions in one rule (10001): the limit is 10000"]);
+}
+
+#[test]
 fn every_fault_of_a_document_is_named_with_its_path() {
     let document = json!([
         {"endpointSelector": {}, "ingress": [

@@ -156,6 +156,11 @@ kind: Service
     assert_eq!(ran.stdout, "Revision: 2\nRules: 1 added, 0 removed\n");
     assert!(ran.stderr.contains("Warning: standard input: spec.ingress[0].toPort: unknown field, ignored"), "{ran:?}");
     assert!(ran.stderr.contains("Service is no policy and is passed over (in document 2)"), "{ran:?}");
+    assert!(
+        ran.stderr
+            .contains("1 of the rules select only endpoints with the label k8s:io.kubernetes.pod.namespace=default"),
+        "{ran:?}"
+    );
     let sent: Value = serde_json::from_str(&agent.asked()[0].body).unwrap();
     assert_eq!(sent[0]["labels"][1]["value"], "web");
     assert_eq!(sent[0]["ingress"], json!([{"fromEntities": ["world"]}]));

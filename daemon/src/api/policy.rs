@@ -48,7 +48,8 @@ pub async fn import(agent: &Agent, mut request: Request) -> Result<Response<Body
     let text = std::str::from_utf8(&request.body)
         .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, format!("the policy is not UTF-8 text: {error}")))?;
     let refuse = |what: &str, errors| Refusal::with_faults(StatusCode::BAD_REQUEST, what, faults(errors));
-    let rules = policy::parse_rules(text).map_err(|errors| refuse("the policy is not valid", errors))?;
+    let rules = policy::parse_rules_within(text, &policy::Limits::default())
+        .map_err(|errors| refuse("the policy is not valid", errors))?;
     policy::check_supported(&rules).map_err(|errors| refuse("the policy cannot be enforced by this build", errors))?;
     request.query.finish()?;
     change(agent, if replace { Edit::Replace(rules) } else { Edit::Add(rules) }, wait).await

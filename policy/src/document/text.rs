@@ -17,12 +17,24 @@ use std::fmt;
 /// A text that begins as JSON does is JSON and nothing else, unless `---` parts it into documents: one list, or objects
 /// one after the other.
 pub(crate) fn read(text: &str, limits: &Limits) -> Result<Vec<Value>, String> {
-    if text.len() > limits.document_bytes {
-        return Err(exceeded("bytes in one text", limits.document_bytes));
-    }
+    check_bytes(text, limits)?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let parted = text.lines().any(|line| line.starts_with("---"));
     if text.trim_start().starts_with(['[', '{']) && !parted { json(text, limits) } else { yaml(text, limits) }
+}
+
+/// The one value of a JSON text.
+pub(crate) fn rule_list(text: &str, limits: &Limits) -> Result<Value, String> {
+    check_bytes(text, limits)?;
+    let mut documents = json(text, limits)?;
+    match (documents.pop(), documents.is_empty()) {
+        (Some(value), true) => Ok(value),
+        _ => Err("not JSON: one list was expected".to_owned()),
+    }
+}
+
+fn check_bytes(text: &str, limits: &Limits) -> Result<(), String> {
+    if text.len() > limits.document_bytes { Err(exceeded("bytes in one text", limits.document_bytes)) } else { Ok(()) }
 }
 
 fn json(text: &str, limits: &Limits) -> Result<Vec<Value>, String> {
@@ -80,7 +92,7 @@ fn yaml(text: &str, limits: &Limits) -> Result<Vec<Value>, String> {
 const MAX_ANCHORS: usize = 10_000;
 const MAX_ALIASES: usize = 50_000;
 /// Beginnings and ends of values that anchors name or aliases stand for.
-const MAX_ALIASED: usize = 500_000;
+const MAX_ALIASED: usize = 100_000;
 
 fn describe(error: &serde_saphyr::Error, limits: &Limits) -> String {
     use serde_saphyr::Error;
@@ -115,17 +127,19 @@ struct Meter<'l> {
 }
 
 impl Meter<'_> {
-    fn count<E: de::Error>(&self, depth: usize) -> Result<(), E> {
+    fn count<E: de::Error>(&self) -> Result<(), E> {
         let values = self.values.get() + 1;
         self.values.set(values);
-        let passed = if values > self.limits.values {
-            ("values in one text", self.limits.values)
-        } else if depth > self.limits.nesting {
-            ("levels of nesting", self.limits.nesting)
-        } else {
-            return Ok(());
-        };
-        self.passed.set(Some(passed));
+        if values > self.limits.values { self.pass("values in one text", self.limits.values) } else { Ok(()) }
+    }
+
+    /// A list or object with `depth` others around it.
+    fn enter<E: de::Error>(&self, depth: usize) -> Result<(), E> {
+        if depth >= self.limits.nesting { self.pass("levels of nesting", self.limits.nesting) } else { Ok(()) }
+    }
+
+    fn pass<E: de::Error>(&self, what: &'static str, limit: usize) -> Result<(), E> {
+        self.passed.set(Some((what, limit)));
         Err(E::custom("a limit was passed"))
     }
 }
@@ -143,14 +157,23 @@ impl<'de> Deserialize<'de> for Document {
 #[derive(Clone, Copy)]
 struct Node<'m> {
     meter: Option<&'m Meter<'m>>,
+    /// Lists and objects around it.
     depth: usize,
+}
+
+impl Node<'_> {
+    /// The place inside of this value, which is a list or an object.
+    fn inside<E: de::Error>(self) -> Result<Self, E> {
+        self.meter.map_or(Ok(()), |meter| meter.enter(self.depth))?;
+        Ok(Node { depth: self.depth + 1, ..self })
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for Node<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        self.meter.map_or(Ok(()), |meter| meter.count(self.depth))?;
+        self.meter.map_or(Ok(()), Meter::count)?;
         deserializer.deserialize_any(self)
     }
 }
@@ -203,7 +226,7 @@ impl<'de> Visitor<'de> for Node<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Value, A::Error> {
-        let inside = Node { depth: self.depth + 1, ..self };
+        let inside = self.inside()?;
         let mut list = Vec::new();
         while let Some(value) = elements.next_element_seed(inside)? {
             list.push(value);
@@ -212,7 +235,7 @@ impl<'de> Visitor<'de> for Node<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
-        let inside = Node { depth: self.depth + 1, ..self };
+        let inside = self.inside()?;
         let mut object = Map::new();
         while let Some(name) = members.next_key::<String>()? {
             let value = members.next_value_seed(inside)?;
@@ -294,7 +317,10 @@ mod tests {
             ..Limits::default()
         };
         assert_eq!(within("[1, 2, 3]", small(4, 9, 9, 9)), "too many bytes in one text: the limit is 4");
-        for deep in ["[[[[]]]]", "- - - -", "{\"a\": {\"b\": {\"c\": {}}}}", "a:\n b:\n  c:\n   d: {}\n"] {
+        for deep in ["[[]]", "- - x", "{\"a\": {\"b\": 1}}", "a:\n b: 1\n", "a: []"] {
+            assert!(read(deep, &small(99, 2, 9, 9)).is_ok(), "{deep}");
+        }
+        for deep in ["[[[]]]", "- - - x", "{\"a\": {\"b\": {}}}", "a:\n b:\n  c: 1\n", "a: [{}]"] {
             assert_eq!(within(deep, small(99, 2, 9, 9)), "too many levels of nesting: the limit is 2", "{deep}");
         }
         for wide in ["[1, 2, 3, 4]", "- 1\n- 2\n- 3\n- 4\n"] {
@@ -317,10 +343,10 @@ mod tests {
             bomb.push_str(&format!("a{i}: &a{i} [{inner}]\n"));
         }
         let error = within(&bomb, Limits::default());
-        assert_eq!(error, "too many values that anchors name in one text: the limit is 500000");
+        assert_eq!(error, "too many values that anchors name in one text: the limit is 100000");
         let many = format!("a: &a [{}]\nb:\n{}", "x, ".repeat(1000), "- *a\n".repeat(1000));
         let error = within(&many, Limits::default());
-        assert_eq!(error, "too many values that aliases stand for in one text: the limit is 500000");
+        assert_eq!(error, "too many values that aliases stand for in one text: the limit is 100000");
         let fine = "a: &a {x: 1}\nb: *a\nc:\n  <<: *a\n  y: 2\n";
         assert_eq!(of(fine), Ok(vec![json!({"a": {"x": 1}, "b": {"x": 1}, "c": {"x": 1, "y": 2}})]));
     }

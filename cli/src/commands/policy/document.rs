@@ -4,6 +4,7 @@
 use crate::failure::Failure;
 use crate::render::{YELLOW, escape};
 use policy::{Place, ReadOptions, Reader, Rule};
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -86,6 +87,22 @@ impl RuleList {
         let mut lines = self.notes.clone();
         lines.extend(self.told(&policy::warnings(&self.rules)));
         lines
+    }
+
+    /// Which endpoints the rules of documents with a namespace are for, one line for each namespace: containers have no
+    /// such label unless somebody gives it to them.
+    pub fn namespaces(&self) -> Vec<String> {
+        let mut namespaces = BTreeMap::<&str, usize>::new();
+        for namespace in self.places.iter().filter_map(|place| place.namespace.as_deref()) {
+            *namespaces.entry(namespace).or_default() += 1;
+        }
+        let line = |(namespace, rules): (&str, usize)| {
+            let label = format!("k8s:io.kubernetes.pod.namespace={namespace}");
+            format!(
+                "{rules} of the rules select only endpoints with the label {label}, as the documents they are of say"
+            )
+        };
+        namespaces.into_iter().map(line).collect()
     }
 
     /// Tells the warnings on standard error: the result stays as it is.
@@ -261,6 +278,7 @@ specs:
             text,
             path: path.to_owned(),
             document: document.map(str::to_owned),
+            namespace: None,
         };
         let list = RuleList {
             rules: Vec::new(),

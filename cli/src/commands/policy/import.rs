@@ -2,7 +2,7 @@
 
 use super::super::Session;
 use super::change;
-use super::document::{Faulty, Files, RuleList};
+use super::document::{Faulty, Files, RuleList, warn};
 use crate::agent::Route;
 use crate::failure::Failure;
 use api::ClientError;
@@ -38,6 +38,7 @@ impl Args {
         }
         list.check_supported().map_err(cannot_parse)?;
         list.warn();
+        warn(&list.namespaces());
         if self.print && !session.out.is_json() {
             session.out.json(&list.rules)?;
         }

@@ -1,0 +1,4 @@
+//! Looks for selectors that break what `policy::fuzz` demands.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| policy::fuzz::selector(data));

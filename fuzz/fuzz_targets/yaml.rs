@@ -1,0 +1,4 @@
+//! Looks for policy files of any form that break what `policy::fuzz` demands.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| policy::fuzz::yaml(data));
