@@ -3,7 +3,7 @@
 
 use super::side::{Enforces, PortNames, Side};
 use crate::entity::Entity;
-use crate::l7::Parser;
+use crate::l7::{Parser, Place};
 use crate::peer::Peer;
 use crate::repository::Repository;
 use crate::resolve::{AllowLocalhost, Enforcement, Options};
@@ -51,11 +51,20 @@ pub struct Setting<'a> {
     pub host_firewall: bool,
     /// The port names of all endpoints, for egress.
     pub port_names: &'a PortNames,
+    /// What each rule is called; those that are not here are called by their number.
+    pub sources: &'a [String],
 }
 
 impl<'a> Setting<'a> {
     pub fn new(repository: &'a Repository, options: Options) -> Setting<'a> {
-        Setting { repository, options, host_firewall: false, port_names: PortNames::NONE }
+        Setting { repository, options, host_firewall: false, port_names: PortNames::NONE, sources: &[] }
+    }
+
+    pub(super) fn name(&self, place: &Place) -> String {
+        match self.sources.get(place.rule) {
+            Some(source) => format!("{source} {}", place.element),
+            None => place.to_string(),
+        }
     }
 }
 

@@ -87,6 +87,7 @@ impl Suite {
             options: self.options,
             host_firewall: self.host_firewall,
             port_names: &self.port_names,
+            sources: &self.sources,
         };
         let request = case.request.as_ref().map(|wish| wish.request());
         [(Direction::Egress, from, to), (Direction::Ingress, to, from)]
