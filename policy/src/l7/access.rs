@@ -132,7 +132,7 @@ pub enum Reason<'a> {
     AnyRequest(&'a Place),
     /// The request rule of this number of the element.
     Rule(&'a Place, usize),
-    /// Rules of this element together.
+    /// Rules of several elements together; this is the first.
     Rules(&'a Place),
     /// None of this many request rules.
     NoRule(usize),
@@ -142,18 +142,19 @@ pub enum Reason<'a> {
     Parser(&'a Parser),
 }
 
-impl fmt::Display for Reason<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Reason<'_> {
+    /// The reason in words, with places called as the caller calls them.
+    pub fn told(&self, name: &dyn Fn(&Place) -> String) -> String {
         match self {
-            Reason::NotParsed => f.write_str("nothing looks into the connection"),
-            Reason::Lifted => f.write_str("requests are not restricted here"),
-            Reason::AnyRequest(place) => write!(f, "{place} allows every request"),
-            Reason::Rule(place, number) => write!(f, "{place}, request rule {number}"),
-            Reason::Rules(place) => write!(f, "request rules of {place}"),
-            Reason::NoRule(1) => f.write_str("the one request rule does not match"),
-            Reason::NoRule(count) => write!(f, "none of {count} request rules matches"),
-            Reason::ServerName => f.write_str("the TLS hello has none of the allowed server names"),
-            Reason::Parser(parser) => write!(f, "{parser} decides"),
+            Reason::NotParsed => "nothing looks into the connection".to_owned(),
+            Reason::Lifted => "requests are not restricted here".to_owned(),
+            Reason::AnyRequest(place) => format!("{} allows every request", name(place)),
+            Reason::Rule(place, number) => format!("request rule {number} of {}", name(place)),
+            Reason::Rules(place) => format!("the request rules from {}", name(place)),
+            Reason::NoRule(1) => "the one request rule does not match".to_owned(),
+            Reason::NoRule(count) => format!("none of {count} request rules matches"),
+            Reason::ServerName => "the TLS hello has none of the allowed server names".to_owned(),
+            Reason::Parser(parser) => format!("{parser} decides"),
         }
     }
 }
