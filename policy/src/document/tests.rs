@@ -492,6 +492,13 @@ fn bounds_on_rules_are_named() {
     let user =
         json!({"endpointSelector": {}, "egress": [{"toCIDRSet": [{"cidrGroupRef": "g"}, {"cidrGroupRef": "g"}]}]});
     assert_eq!(refused(json!([many, user])), "too many prefixes of groups in one rule: the limit is 3");
+    let choosy = json!({"endpointSelector": {}, "egress": [{"toCIDRSet": vec![json!({"cidrGroupSelector": {}}); 3]}]});
+    let few = ReadOptions { limits: Limits { values: 20, ..Limits::default() }, ..ReadOptions::default() };
+    let mut reader = Reader::new(&few);
+    let empty = (0..7).map(|i| group(&format!("g{i}"), json!({}), json!([])));
+    reader.add_values(&empty.chain([json!([choosy])]).collect::<Vec<_>>()).unwrap();
+    let error = reader.finish().unwrap_err().to_string();
+    assert_eq!(error, "too many comparisons of cidrGroupSelectors with groups: the limit is 20");
     let selectors = network_policy(json!({"podSelector": {"matchLabels": {"a": "", "b": "", "c": "", "d": ""}}}));
     assert!(refused(selectors).starts_with("spec: too many label expressions in one rule (5): the limit is 4"));
 }
