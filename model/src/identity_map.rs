@@ -440,8 +440,10 @@ mod tests {
         let low: IdentityMap<u8> = [(Identity(3), 1)].into_iter().collect();
         let mut high = low.clone();
         high.insert(Identity(u32::MAX), 2);
-        assert!(low != high);
+        assert_ne!(low, high);
         high.remove(&Identity(u32::MAX));
-        assert!(low == high && high == low && !low.is_same(&high));
+        assert_eq!(low, high);
+        assert_eq!(high, low);
+        assert!(!low.is_same(&high));
     }
 }

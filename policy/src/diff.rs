@@ -212,7 +212,7 @@ impl Situation {
         let mut next = Identity::MIN_ALLOCATED;
         for labels in parties.iter().filter_map(Party::labels) {
             numbers.entry(labels.clone()).or_insert_with(|| {
-                let reserved = labels.iter().find_map(|label| reserved(label));
+                let reserved = labels.iter().find_map(reserved);
                 reserved.unwrap_or_else(|| {
                     next += 1;
                     Identity(next - 1)

@@ -22,6 +22,8 @@ pub(super) static DRIVER: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_
 const FLOWS: u32 = 1 << 20;
 /// Room for one event of each of the most flows between two readings.
 const EVENT_BYTES: u32 = 1 << 26;
+/// Entries of all policies, small and large.
+const POLICIES: u32 = 1 << 16;
 const PACKET: usize = 200;
 const ACK: u32 = 0x10;
 const SYN: u32 = 0x02;
@@ -225,7 +227,7 @@ impl Bench {
         let node = |slot| {
             Node::new(&Options {
                 knobs: vec![loopback_is(slot)],
-                sizes: vec![(map::CT4, FLOWS), (map::CT6, FLOWS), (map::EVENTS, EVENT_BYTES)],
+                sizes: vec![(map::CT4, FLOWS), (map::CT6, FLOWS), (map::EVENTS, EVENT_BYTES), (map::POLICY, POLICIES)],
                 pins: Some(pins.path()),
             })
         };

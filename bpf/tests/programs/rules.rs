@@ -203,7 +203,7 @@ impl Story {
             gone.iter().for_each(|key| self.world.node.remove_policy(key_of(id, key)).unwrap());
         }
         // An exact header from now on: what was announced and does not occur must make no difference.
-        if changes.len() % 2 == 0 {
+        if changes.len().is_multiple_of(2) {
             self.world.node.set_header(wanted).unwrap();
         }
     }
@@ -211,7 +211,7 @@ impl Story {
     fn check(&mut self, repository: &Repository, case: &Case, probe: &Probe) -> Result<(), TestCaseError> {
         let family = if probe.who.address().is_ipv4() { Family::V4 } else { Family::V6 };
         let tunnel = probe.protocol == Protocol::UDP && [8472, 6081].contains(&probe.port);
-        if tunnel && probe.direction == Direction::Egress || tunnel && matches!(probe.who, Who::Neighbour(_)) {
+        if tunnel && (probe.direction == Direction::Egress || matches!(probe.who, Who::Neighbour(_))) {
             return Ok(());
         }
         let (packet, ask) = self.packet(family, probe);
