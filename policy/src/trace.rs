@@ -7,7 +7,7 @@ mod requests;
 mod side;
 mod text;
 
-pub use judge::{Ask, Decision, Judgement, Origin, Setting, decide, judge};
+pub use judge::{Ask, Decision, Judgement, Origin, Setting, candidates, decide, judge};
 pub use requests::Demands;
 pub use side::{Enforces, PortNames, Side};
 
@@ -162,7 +162,7 @@ pub fn verdict<'r>(
     let mut decision = judgement.verdict();
     let mut parsed = None;
     let conflicts = match judgement.enforced && subject.enforces == Enforces::Endpoint {
-        true => demands.conflicts(setting.repository, subject.peer.labels),
+        true => demands.conflicts(setting, subject),
         false => Arc::default(),
     };
     if !conflicts.is_empty() {

@@ -151,6 +151,7 @@ impl Reason<'_> {
             Reason::AnyRequest(place) => format!("{} allows every request", name(place)),
             Reason::Rule(place, number) => format!("request rule {number} of {}", name(place)),
             Reason::Rules(place) => format!("the request rules from {}", name(place)),
+            Reason::NoRule(0) => "no request rule is about such requests".to_owned(),
             Reason::NoRule(1) => "the one request rule does not match".to_owned(),
             Reason::NoRule(count) => format!("none of {count} request rules matches"),
             Reason::ServerName => "the TLS hello has none of the allowed server names".to_owned(),
@@ -265,55 +266,56 @@ impl Group {
         if !named {
             return Err(Reason::ServerName);
         }
-        if self.any_request {
+        if self.any_request || matches!(request, Request::Hello(_)) && self.terminated {
             return Ok(Reason::AnyRequest(&self.place));
         }
-        if let (Request::Hello(_), true) = (request, self.terminated) {
-            return Ok(Reason::AnyRequest(&self.place));
-        }
+        let (rules, passes) = match request {
+            Request::Http { request, .. } => self.answer_http(request, actions),
+            Request::Kafka(request) => self.answer_kafka(request),
+            Request::Dns(name) => self.answer_dns(name),
+            Request::Hello(_) => (0, None),
+        };
+        let elsewhere = || self.demands.iter().find(|(demand, _)| demand.requests == Requests::Elsewhere);
+        let refused = || elsewhere().map_or(Reason::NoRule(rules), |(demand, _)| Reason::Parser(&demand.parser));
+        passes.ok_or_else(refused)
+    }
+
+    /// How many rules there are, and which lets the request pass.
+    fn answer_http<'a>(
+        &'a self,
+        request: &http::HttpRequest<'_>,
+        actions: &mut Vec<HeaderAction<'a>>,
+    ) -> (usize, Option<Reason<'a>>) {
+        let rules = || {
+            self.demands.iter().flat_map(|(demand, place)| {
+                let matchers = if let Requests::Http(matchers) = &demand.requests { matchers.as_slice() } else { &[] };
+                matchers.iter().enumerate().map(move |(number, matcher)| (matcher, place, number))
+            })
+        };
+        let answer = http::evaluate(rules().map(|(matcher, ..)| matcher), request);
+        actions.extend(answer.actions);
+        let found = answer.by.and_then(|by| rules().nth(by));
+        (rules().count(), found.map(|(_, place, number)| Reason::Rule(place, number)))
+    }
+
+    fn answer_kafka(&self, request: &kafka::KafkaRequest<'_>) -> (usize, Option<Reason<'_>>) {
+        let rules = self.demands.iter().flat_map(|(demand, _)| match &demand.requests {
+            Requests::Kafka(matchers) => matchers.as_slice(),
+            _ => &[],
+        });
+        (rules.clone().count(), kafka::evaluate(rules, request).then_some(Reason::Rules(&self.place)))
+    }
+
+    fn answer_dns(&self, name: &Name) -> (usize, Option<Reason<'_>>) {
         let mut rules = 0;
-        match request {
-            Request::Http { request, .. } => {
-                let lists = || {
-                    self.demands.iter().filter_map(|(demand, place)| match &demand.requests {
-                        Requests::Http(matchers) => Some((matchers, place)),
-                        _ => None,
-                    })
-                };
-                rules += lists().map(|(matchers, _)| matchers.len()).sum::<usize>();
-                let answer = http::evaluate(lists().flat_map(|(matchers, _)| matchers), request);
-                actions.extend(answer.actions);
-                let mut left = answer.by;
-                for (matchers, place) in lists() {
-                    match left {
-                        Some(number) if number < matchers.len() => return Ok(Reason::Rule(place, number)),
-                        other => left = other.map(|number| number - matchers.len()),
-                    }
-                }
+        for (demand, place) in &self.demands {
+            let Requests::Dns(matchers) = &demand.requests else { continue };
+            rules += matchers.len();
+            if let Some(number) = matchers.iter().position(|matcher| matcher.matches(name)) {
+                return (rules, Some(Reason::Rule(place, number)));
             }
-            Request::Kafka(request) => {
-                let matchers = self.demands.iter().flat_map(|(demand, _)| match &demand.requests {
-                    Requests::Kafka(matchers) => matchers.as_slice(),
-                    _ => &[],
-                });
-                rules += matchers.clone().count();
-                if kafka::evaluate(matchers, request) {
-                    return Ok(Reason::Rules(&self.place));
-                }
-            }
-            Request::Dns(name) => {
-                for (demand, place) in &self.demands {
-                    let Requests::Dns(matchers) = &demand.requests else { continue };
-                    rules += matchers.len();
-                    if let Some(number) = matchers.iter().position(|matcher| matcher.matches(name)) {
-                        return Ok(Reason::Rule(place, number));
-                    }
-                }
-            }
-            Request::Hello(_) => {}
         }
-        let elsewhere = self.demands.iter().find(|(demand, _)| demand.requests == Requests::Elsewhere);
-        Err(elsewhere.map_or(Reason::NoRule(rules), |(demand, _)| Reason::Parser(&demand.parser)))
+        (rules, None)
     }
 }
 
