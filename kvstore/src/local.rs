@@ -29,6 +29,7 @@ use leases::Leases;
 #[derive(Debug)]
 pub(crate) enum Fault {
     /// They cannot be reached at present.
+    #[cfg_attr(not(any(test, feature = "testing")), allow(dead_code, reason = "a file is always in reach"))]
     Away(crate::Cause),
     /// Their medium failed.
     Medium(crate::Cause),
@@ -249,6 +250,7 @@ pub(crate) struct Request {
 /// How works reach the one writer.
 pub(crate) enum Writer {
     /// In the caller's task.
+    #[cfg_attr(not(any(test, feature = "testing")), allow(dead_code, reason = "for stores in memory"))]
     Inline,
     /// In a thread of its own, which batches what is queued; it ends when the sender is gone.
     Thread { requests: Option<mpsc::Sender<Request>>, thread: Option<std::thread::JoinHandle<()>> },

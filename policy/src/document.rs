@@ -12,7 +12,7 @@ mod metadata;
 pub(crate) mod text;
 
 use crate::decode::{Decoder, Name};
-use crate::fault::{Errors, Fault, Path};
+use crate::fault::{Errors, Fault, Faults, Path};
 use crate::limits::{Limits, exceeded};
 use crate::rule::{self, Rule};
 use crate::validate;
@@ -78,6 +78,18 @@ pub struct Place {
     pub namespace: Option<String>,
 }
 
+/// What one text is found to have wrong, and what was passed over or changed in it.
+#[derive(Default)]
+struct Found {
+    faults: Faults,
+    notes: Faults,
+}
+
+/// What is wrong with a text as a whole.
+fn of_text(message: String) -> Errors {
+    Errors(vec![Fault { path: String::new(), message }])
+}
+
 impl<'o> Reader<'o> {
     pub fn new(options: &'o ReadOptions) -> Reader<'o> {
         Reader { options, groups: Groups::default(), reading: Reading::default(), texts: 0 }
@@ -85,34 +97,31 @@ impl<'o> Reader<'o> {
 
     /// Reads one text. After an error its rules are incomplete; other texts may still be added, to learn their faults.
     pub fn add_text(&mut self, text: &str) -> Result<(), Errors> {
-        let values = text::read(text, &self.options.limits);
-        let values = values.map_err(|message| Errors(vec![Fault { path: String::new(), message }]));
-        let values = match values {
-            Ok(values) => values,
-            Err(errors) => {
+        match text::read(text, &self.options.limits) {
+            Ok(values) => self.add_values(&values),
+            Err(message) => {
                 self.texts += 1;
-                return Err(errors);
+                Err(of_text(message))
             }
-        };
-        self.add_values(&values)
+        }
     }
 
     /// Reads one text that is values already: each is a list of rules, a rule, or a document of a kind.
     pub fn add_values(&mut self, values: &[Value]) -> Result<(), Errors> {
-        let mut faults = Vec::new();
+        let mut found = Found::default();
         for (i, value) in values.iter().enumerate() {
             let number = (values.len() > 1).then_some(i + 1);
-            self.add_value(value, &Path::ROOT, number, &mut faults);
+            self.add_value(value, &Path::ROOT, number, &mut found);
         }
+        self.reading.notes.extend(found.notes.into_list().into_iter().map(|note| (self.texts, note)));
         self.texts += 1;
-        if faults.is_empty() { Ok(()) } else { Err(Errors(faults)) }
+        found.faults.into_result()
     }
 
     /// The rules of all texts, with the groups that they name filled in.
     pub fn finish(self) -> Result<Reading, Errors> {
         let Reader { options, groups, mut reading, .. } = self;
         let limits = &options.limits;
-        let of_text = |message| Errors(vec![Fault { path: String::new(), message }]);
         if reading.rules.len() > limits.rules {
             return Err(of_text(exceeded("rules", limits.rules)));
         }
@@ -120,7 +129,7 @@ impl<'o> Reader<'o> {
         Ok(reading)
     }
 
-    fn add_value(&mut self, value: &Value, path: &Path<'_>, number: Option<usize>, faults: &mut Vec<Fault>) {
+    fn add_value(&mut self, value: &Value, path: &Path<'_>, number: Option<usize>, found: &mut Found) {
         let mut decoder = self.decoder();
         let mut document = number.map(|number| format!("document {number}"));
         match value {
@@ -128,14 +137,14 @@ impl<'o> Reader<'o> {
                 for (i, value) in list.iter().enumerate() {
                     let path = path.index(i);
                     if kind(value).is_some() {
-                        self.add_value(value, &path, number, faults);
+                        self.add_value(value, &path, number, found);
                     } else if let Some(rule) = decode_rule(&mut decoder, value, &path) {
                         self.keep(rule, &path);
                     }
                 }
             }
             Value::Object(_) => match kind(value) {
-                Some(kind) => self.add_document(kind, value, path, &mut document, &mut decoder, faults),
+                Some(kind) => self.add_document(kind, value, path, &mut document, &mut decoder, found),
                 None => {
                     if let Some(rule) = decode_rule(&mut decoder, value, path) {
                         self.keep(rule, path);
@@ -150,9 +159,8 @@ impl<'o> Reader<'o> {
             }
             fault
         };
-        let text = self.texts;
-        self.reading.notes.extend(decoder.ignored.into_list().into_iter().map(|note| (text, described(note))));
-        faults.extend(decoder.faults.into_list().into_iter().map(described));
+        found.notes.take_in(decoder.ignored, described);
+        found.faults.take_in(decoder.faults, described);
     }
 
     /// Reads a document of a kind; `document` becomes what it is called.
@@ -163,10 +171,10 @@ impl<'o> Reader<'o> {
         path: &Path<'_>,
         document: &mut Option<String>,
         decoder: &mut Decoder,
-        faults: &mut Vec<Fault>,
+        found: &mut Found,
     ) {
         if kind.ends_with("List") {
-            return self.add_list(value, path, decoder, faults);
+            return self.add_list(value, path, decoder, found);
         }
         let Some(kind) = Kind::of(kind, value, decoder, path) else { return };
         let Some(fields) = decoder.object(value, path, kind.fields) else { return };
@@ -196,7 +204,7 @@ impl<'o> Reader<'o> {
         }
     }
 
-    fn add_list(&mut self, value: &Value, path: &Path<'_>, decoder: &mut Decoder, faults: &mut Vec<Fault>) {
+    fn add_list(&mut self, value: &Value, path: &Path<'_>, decoder: &mut Decoder, found: &mut Found) {
         let Some(fields) = decoder.object(value, path, &["apiVersion", "kind", "metadata", "items"]) else { return };
         let items = path.field("items");
         match fields.raw("items") {
@@ -204,7 +212,7 @@ impl<'o> Reader<'o> {
                 for (i, value) in list.iter().enumerate() {
                     let path = items.index(i);
                     if kind(value).is_some() {
-                        self.add_value(value, &path, None, faults);
+                        self.add_value(value, &path, None, found);
                     } else {
                         decoder.faults.add(&path, "must be a document with a kind");
                     }
@@ -276,8 +284,12 @@ impl Kind {
     }
 }
 
+/// The kind of a document; `None` for what is a rule, even one with a `kind` that it should not have.
 fn kind(value: &Value) -> Option<&str> {
-    value.get("kind").and_then(Value::as_str)
+    let subjects = ["endpointSelector", "nodeSelector"];
+    let of_rule = |name: &String| subjects.iter().any(|subject| subject.eq_ignore_ascii_case(name));
+    let members = value.as_object().filter(|members| !members.keys().any(of_rule))?;
+    members.get("kind").and_then(Value::as_str)
 }
 
 /// Reads one rule and checks it.

@@ -95,6 +95,15 @@ impl Faults {
         self.list.is_empty()
     }
 
+    /// Adds what another reader found, each fault as `told` puts it.
+    pub(crate) fn take_in(&mut self, other: Faults, told: impl Fn(Fault) -> Fault) {
+        for fault in other.list {
+            let Fault { path, message } = told(fault);
+            self.add_at(path, message);
+        }
+        self.left_out += other.left_out;
+    }
+
     /// `Ok` when nothing is wrong.
     pub(crate) fn into_result(self) -> Result<(), Errors> {
         if self.is_empty() { Ok(()) } else { Err(Errors(self.into_list())) }

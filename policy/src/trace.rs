@@ -7,7 +7,7 @@ mod requests;
 mod side;
 mod text;
 
-pub use judge::{Ask, Decision, Judgement, Origin, Setting, decide, judge};
+pub use judge::{Ask, Decision, Judgement, Origin, Setting, candidates, decide, judge};
 pub use requests::Demands;
 pub use side::{Enforces, PortNames, Side};
 
@@ -162,7 +162,7 @@ pub fn verdict<'r>(
     let mut decision = judgement.verdict();
     let mut parsed = None;
     let conflicts = match judgement.enforced && subject.enforces == Enforces::Endpoint {
-        true => demands.conflicts(setting.repository, subject.peer.labels),
+        true => demands.conflicts(setting, subject),
         false => Arc::default(),
     };
     if !conflicts.is_empty() {
@@ -176,12 +176,12 @@ pub fn verdict<'r>(
                 Passage::Undecided => Decision::Redirected,
             };
         }
-        parsed = parsed_of(&access, request);
+        parsed = parsed_of(setting, &access, request);
     }
     Outcome { judgement, decision, parsed, conflicts }
 }
 
-fn parsed_of(access: &Access, request: Option<&Request<'_>>) -> Option<Parsed> {
+fn parsed_of(setting: Setting<'_>, access: &Access, request: Option<&Request<'_>>) -> Option<Parsed> {
     let request = request.map(|request| {
         let answer = access.answer(request);
         let does = match answer.passage {
@@ -189,7 +189,7 @@ fn parsed_of(access: &Access, request: Option<&Request<'_>>) -> Option<Parsed> {
             Passage::Refused => "is refused",
             Passage::Undecided => "is for the parser to decide",
         };
-        format!("{request} {does}: {}", answer.reason)
+        format!("{request} {does}: {}", answer.reason.told(&|place| setting.name(place)))
     });
     Some(Parsed { parser: access.parser()?.clone(), rules: text::merged(access), request })
 }

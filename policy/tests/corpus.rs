@@ -87,11 +87,11 @@ fn difference(row: &Row, text: &str) -> Option<String> {
         let Some((_, expected)) = REASONS.iter().find(|(theirs, _)| reason.contains(theirs)) else {
             return Some(format!("no counterpart is known of {reason:?}"));
         };
-        return match found {
+        return [found, lenient(text)].into_iter().find_map(|found| match found {
             Ok(_) => Some(format!("accepted, but expected {expected:?}")),
             Err(errors) if errors.to_string().contains(expected) => None,
             Err(errors) => Some(format!("expected {expected:?}, found:\n{errors}")),
-        };
+        });
     }
     let mistaken = MISTAKEN.iter().find(|(path, _)| Path::new(path) == row.path);
     match (row.outcome.as_str(), mistaken) {

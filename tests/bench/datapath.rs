@@ -77,6 +77,7 @@ fn goal(situation: &str, flows: u32) -> Goal {
         ("established", _) => Goal::AtMost(1.5),
         ("reply", _) => Goal::AtMost(1.1),
         ("new flow, one event", _) => Goal::AtMost(1.6),
+        ("new flow, 16,000 policy entries", _) => Goal::AtMost(1.5),
         _ => Goal::None,
     }
 }

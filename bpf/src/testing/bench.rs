@@ -405,7 +405,7 @@ impl Bench {
         fixture::use_policies(&mut self.forward, fixture::CALLER_POLICY)?;
         let [few, many] = times.map(|[floor, ours]| summary(ours, summary(floor, 0.0).0));
         self.push("new flow, 10 policy entries", "from_container", 0, few, None);
-        self.push("new flow, 16,000 beside 10", "from_container", 0, many, Some(few.0));
+        self.push("new flow, 16,000 policy entries, beside 10 entries", "from_container", 0, many, Some(few.0));
         Ok(())
     }
 

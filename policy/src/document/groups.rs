@@ -10,6 +10,7 @@ use crate::limits::{Limits, exceeded};
 use crate::rule::{CidrRule, Rule, SECTIONS};
 use ipnetwork::IpNetwork;
 use model::{Label, Labels};
+use std::collections::BTreeMap;
 
 pub(super) const KIND: &str = "CiliumCIDRGroup";
 pub(super) const FIELDS: &[Name] = &["apiVersion", "kind", "metadata", "spec", "status"];
@@ -19,13 +20,12 @@ const SOURCE: &str = "cidrgroup";
 /// What the key of the label that bears a group's name begins with.
 const NAME: &str = "io.cilium.policy.cidrgroupname/";
 
-/// The groups of all texts.
+/// The groups of all texts, by name.
 #[derive(Debug, Default)]
-pub(super) struct Groups(Vec<Group>);
+pub(super) struct Groups(BTreeMap<String, Group>);
 
 #[derive(Debug)]
 struct Group {
-    name: String,
     labels: Labels,
     prefixes: Vec<Written<IpNetwork>>,
 }
@@ -47,18 +47,22 @@ impl Groups {
         let own = metadata.labels.iter().map(|(key, value)| Label::new(SOURCE, key.as_str(), value.as_str()));
         let named = Label::new(SOURCE, format!("{NAME}{}", metadata.name), "");
         let labels = own.chain([named]).collect();
-        self.0.retain(|group| group.name != metadata.name);
-        self.0.push(Group { name: metadata.name.clone(), labels, prefixes: prefixes.unwrap_or_default() });
+        self.0.insert(metadata.name.clone(), Group { labels, prefixes: prefixes.unwrap_or_default() });
     }
 
     /// Replaces the groups that rules name by their prefixes. The error names the bound that was passed.
     pub(super) fn fill_in(&self, rules: &mut [Rule], limits: &Limits) -> Result<(), String> {
-        let mut in_all = 0;
+        let (mut in_all, mut compared) = (0, 0);
         for rule in rules {
             let mut in_rule = 0;
             let entries = SECTIONS.into_iter().filter_map(|(direction, verdict)| rule.section(direction, verdict));
             let sets = entries.flatten().flat_map(|entry| entry.cidr_set.iter().flatten());
             for set in sets {
+                // Every selector is tried on every group, here and once more below.
+                compared += if set.cidr_group_selector.is_some() { self.0.len() } else { 0 };
+                if compared > limits.values {
+                    return Err(exceeded("comparisons of cidrGroupSelectors with groups", limits.values));
+                }
                 let prefixes: usize = self.named_by(set).map(|group| group.prefixes.len()).sum();
                 in_rule += prefixes * (1 + set.except.as_ref().map_or(0, Vec::len));
             }
@@ -92,10 +96,13 @@ impl Groups {
     }
 
     fn named_by<'a>(&'a self, set: &'a CidrRule) -> impl Iterator<Item = &'a Group> {
-        self.0.iter().filter(|group| {
-            let by_name = set.cidr_group_ref.as_ref().is_some_and(|name| *name == group.name);
-            by_name || set.cidr_group_selector.as_ref().is_some_and(|selector| selector.matches(&group.labels))
-        })
+        let by_name = set.cidr_group_ref.as_ref().and_then(|name| self.0.get(name));
+        let by_labels = set.cidr_group_selector.as_ref().map(|selector| {
+            let matching = self.0.values().filter(|group| selector.matches(&group.labels));
+            // One that is chosen both ways, which validation refuses, is chosen once.
+            matching.filter(move |group| by_name.is_none_or(|named| !std::ptr::eq(named, *group)))
+        });
+        by_name.into_iter().chain(by_labels.into_iter().flatten())
     }
 }
 

@@ -393,6 +393,21 @@ fn other_kinds_are_passed_over_unless_they_are_policies() {
 }
 
 #[test]
+fn a_rule_with_a_kind_is_not_passed_over() {
+    let found = faults(&json!([{"endpointSelector": {}, "ingress": [{}], "kind": "Rule"}]).to_string());
+    assert!(found.len() == 1 && found[0].starts_with("[0].kind: unknown field"), "{found:?}");
+}
+
+#[test]
+fn faults_of_many_documents_are_counted_together() {
+    let many: String =
+        (0..700).map(|i| format!("---\nkind: NetworkPolicy\nmetadata: {{name: n{i}}}\na: 1\n")).collect();
+    let found = faults(&many);
+    assert_eq!(found.len(), 1001);
+    assert_eq!(found[1000], "400 more faults are not shown: the limit is 1000 faults");
+}
+
+#[test]
 fn every_document_of_a_text_tells_all_its_faults() {
     let text = "
 kind: CiliumNetworkPolicy
@@ -456,7 +471,7 @@ fn places_are_of_their_text() {
     reader.add_text("[]").unwrap();
     let both = json!({"kind": "CiliumNetworkPolicy", "metadata": {"name": "x"},
         "spec": {"endpointSelector": {}, "ingress": [{}]}, "specs": [{"endpointSelector": {}, "egress": [{}]}]});
-    reader.add_values(&[both, json!([{"endpointSelector": {}, "ingress": [{}]}])]).unwrap();
+    reader.add_text(&format!("{both}\n---\n{}", json!([{"endpointSelector": {}, "ingress": [{}]}]))).unwrap();
     reader.add_text("{\"endpointSelector\": {}, \"ingress\": [{}]}").unwrap();
     let places: Vec<_> = reader.finish().unwrap().places;
     let place = |text, path: &str, document: Option<&str>| Place {
@@ -492,6 +507,15 @@ fn bounds_on_rules_are_named() {
     let user =
         json!({"endpointSelector": {}, "egress": [{"toCIDRSet": [{"cidrGroupRef": "g"}, {"cidrGroupRef": "g"}]}]});
     assert_eq!(refused(json!([many, user])), "too many prefixes of groups in one rule: the limit is 3");
+    let choosy = json!({"endpointSelector": {}, "egress": [{"toCIDRSet": vec![json!({"cidrGroupSelector": {}}); 3]}]});
+    let few = ReadOptions { limits: Limits { values: 20, ..Limits::default() }, ..ReadOptions::default() };
+    let mut reader = Reader::new(&few);
+    let empty = (0..7).map(|i| group(&format!("g{i}"), json!({}), json!([])));
+    for value in empty.chain([choosy]) {
+        reader.add_text(&value.to_string()).unwrap();
+    }
+    let error = reader.finish().unwrap_err().to_string();
+    assert_eq!(error, "too many comparisons of cidrGroupSelectors with groups: the limit is 20");
     let selectors = network_policy(json!({"podSelector": {"matchLabels": {"a": "", "b": "", "c": "", "d": ""}}}));
     assert!(refused(selectors).starts_with("spec: too many label expressions in one rule (5): the limit is 4"));
 }

@@ -132,7 +132,7 @@ pub enum Reason<'a> {
     AnyRequest(&'a Place),
     /// The request rule of this number of the element.
     Rule(&'a Place, usize),
-    /// Rules of this element together.
+    /// Rules of several elements together; this is the first.
     Rules(&'a Place),
     /// None of this many request rules.
     NoRule(usize),
@@ -142,18 +142,20 @@ pub enum Reason<'a> {
     Parser(&'a Parser),
 }
 
-impl fmt::Display for Reason<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Reason<'_> {
+    /// The reason in words, with places called as the caller calls them.
+    pub fn told(&self, name: &dyn Fn(&Place) -> String) -> String {
         match self {
-            Reason::NotParsed => f.write_str("nothing looks into the connection"),
-            Reason::Lifted => f.write_str("requests are not restricted here"),
-            Reason::AnyRequest(place) => write!(f, "{place} allows every request"),
-            Reason::Rule(place, number) => write!(f, "{place}, request rule {number}"),
-            Reason::Rules(place) => write!(f, "request rules of {place}"),
-            Reason::NoRule(1) => f.write_str("the one request rule does not match"),
-            Reason::NoRule(count) => write!(f, "none of {count} request rules matches"),
-            Reason::ServerName => f.write_str("the TLS hello has none of the allowed server names"),
-            Reason::Parser(parser) => write!(f, "{parser} decides"),
+            Reason::NotParsed => "nothing looks into the connection".to_owned(),
+            Reason::Lifted => "requests are not restricted here".to_owned(),
+            Reason::AnyRequest(place) => format!("{} allows every request", name(place)),
+            Reason::Rule(place, number) => format!("request rule {number} of {}", name(place)),
+            Reason::Rules(place) => format!("the request rules from {}", name(place)),
+            Reason::NoRule(0) => "no request rule is about such requests".to_owned(),
+            Reason::NoRule(1) => "the one request rule does not match".to_owned(),
+            Reason::NoRule(count) => format!("none of {count} request rules matches"),
+            Reason::ServerName => "the TLS hello has none of the allowed server names".to_owned(),
+            Reason::Parser(parser) => format!("{parser} decides"),
         }
     }
 }
@@ -264,55 +266,56 @@ impl Group {
         if !named {
             return Err(Reason::ServerName);
         }
-        if self.any_request {
+        if self.any_request || matches!(request, Request::Hello(_)) && self.terminated {
             return Ok(Reason::AnyRequest(&self.place));
         }
-        if let (Request::Hello(_), true) = (request, self.terminated) {
-            return Ok(Reason::AnyRequest(&self.place));
-        }
+        let (rules, passes) = match request {
+            Request::Http { request, .. } => self.answer_http(request, actions),
+            Request::Kafka(request) => self.answer_kafka(request),
+            Request::Dns(name) => self.answer_dns(name),
+            Request::Hello(_) => (0, None),
+        };
+        let elsewhere = || self.demands.iter().find(|(demand, _)| demand.requests == Requests::Elsewhere);
+        let refused = || elsewhere().map_or(Reason::NoRule(rules), |(demand, _)| Reason::Parser(&demand.parser));
+        passes.ok_or_else(refused)
+    }
+
+    /// How many rules there are, and which lets the request pass.
+    fn answer_http<'a>(
+        &'a self,
+        request: &http::HttpRequest<'_>,
+        actions: &mut Vec<HeaderAction<'a>>,
+    ) -> (usize, Option<Reason<'a>>) {
+        let rules = || {
+            self.demands.iter().flat_map(|(demand, place)| {
+                let matchers = if let Requests::Http(matchers) = &demand.requests { matchers.as_slice() } else { &[] };
+                matchers.iter().enumerate().map(move |(number, matcher)| (matcher, place, number))
+            })
+        };
+        let answer = http::evaluate(rules().map(|(matcher, ..)| matcher), request);
+        actions.extend(answer.actions);
+        let found = answer.by.and_then(|by| rules().nth(by));
+        (rules().count(), found.map(|(_, place, number)| Reason::Rule(place, number)))
+    }
+
+    fn answer_kafka(&self, request: &kafka::KafkaRequest<'_>) -> (usize, Option<Reason<'_>>) {
+        let rules = self.demands.iter().flat_map(|(demand, _)| match &demand.requests {
+            Requests::Kafka(matchers) => matchers.as_slice(),
+            _ => &[],
+        });
+        (rules.clone().count(), kafka::evaluate(rules, request).then_some(Reason::Rules(&self.place)))
+    }
+
+    fn answer_dns(&self, name: &Name) -> (usize, Option<Reason<'_>>) {
         let mut rules = 0;
-        match request {
-            Request::Http { request, .. } => {
-                let lists = || {
-                    self.demands.iter().filter_map(|(demand, place)| match &demand.requests {
-                        Requests::Http(matchers) => Some((matchers, place)),
-                        _ => None,
-                    })
-                };
-                rules += lists().map(|(matchers, _)| matchers.len()).sum::<usize>();
-                let answer = http::evaluate(lists().flat_map(|(matchers, _)| matchers), request);
-                actions.extend(answer.actions);
-                let mut left = answer.by;
-                for (matchers, place) in lists() {
-                    match left {
-                        Some(number) if number < matchers.len() => return Ok(Reason::Rule(place, number)),
-                        other => left = other.map(|number| number - matchers.len()),
-                    }
-                }
+        for (demand, place) in &self.demands {
+            let Requests::Dns(matchers) = &demand.requests else { continue };
+            rules += matchers.len();
+            if let Some(number) = matchers.iter().position(|matcher| matcher.matches(name)) {
+                return (rules, Some(Reason::Rule(place, number)));
             }
-            Request::Kafka(request) => {
-                let matchers = self.demands.iter().flat_map(|(demand, _)| match &demand.requests {
-                    Requests::Kafka(matchers) => matchers.as_slice(),
-                    _ => &[],
-                });
-                rules += matchers.clone().count();
-                if kafka::evaluate(matchers, request) {
-                    return Ok(Reason::Rules(&self.place));
-                }
-            }
-            Request::Dns(name) => {
-                for (demand, place) in &self.demands {
-                    let Requests::Dns(matchers) = &demand.requests else { continue };
-                    rules += matchers.len();
-                    if let Some(number) = matchers.iter().position(|matcher| matcher.matches(name)) {
-                        return Ok(Reason::Rule(place, number));
-                    }
-                }
-            }
-            Request::Hello(_) => {}
         }
-        let elsewhere = self.demands.iter().find(|(demand, _)| demand.requests == Requests::Elsewhere);
-        Err(elsewhere.map_or(Reason::NoRule(rules), |(demand, _)| Reason::Parser(&demand.parser)))
+        (rules, None)
     }
 }
 

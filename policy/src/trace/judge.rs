@@ -3,7 +3,7 @@
 
 use super::side::{Enforces, PortNames, Side};
 use crate::entity::Entity;
-use crate::l7::Parser;
+use crate::l7::{Parser, Place};
 use crate::peer::Peer;
 use crate::repository::Repository;
 use crate::resolve::{AllowLocalhost, Enforcement, Options};
@@ -51,11 +51,30 @@ pub struct Setting<'a> {
     pub host_firewall: bool,
     /// The port names of all endpoints, for egress.
     pub port_names: &'a PortNames,
+    /// What each rule is called; those that are not here are called by their number.
+    pub sources: &'a [String],
+    /// The places of the rules that can apply to the subject, if somebody has looked already (`candidates`); else all
+    /// are looked at.
+    pub candidates: Option<&'a [usize]>,
 }
 
 impl<'a> Setting<'a> {
     pub fn new(repository: &'a Repository, options: Options) -> Setting<'a> {
-        Setting { repository, options, host_firewall: false, port_names: PortNames::NONE }
+        Setting {
+            repository,
+            options,
+            host_firewall: false,
+            port_names: PortNames::NONE,
+            sources: &[],
+            candidates: None,
+        }
+    }
+
+    pub(super) fn name(&self, place: &Place) -> String {
+        match self.sources.get(place.rule) {
+            Some(source) => format!("{source} {}", place.element),
+            None => place.to_string(),
+        }
     }
 }
 
@@ -89,6 +108,8 @@ pub struct Judgement<'r> {
 /// One rule of the repository.
 #[derive(Debug)]
 pub(super) struct RuleStep<'r> {
+    /// The rule's place in the repository.
+    pub(super) place: usize,
     pub(super) rule: &'r Rule,
     /// Whether it selects the subject and speaks of the direction.
     pub(super) selected: bool,
@@ -140,10 +161,12 @@ impl<'r> Judgement<'r> {
         let redirecting = || self.allowing().find(|(_, entry)| entry.redirects());
         let found = self.deciding(Verdict::Deny).or_else(redirecting).or_else(|| self.deciding(Verdict::Allow));
         let (rule, entry) = found.filter(|_| self.enforced)?;
+        let labels = self.rules.iter().filter(|step| step.place == rule).flat_map(|step| step.rule.rule_labels());
+        let labels = labels.collect();
         Some(Origin {
             rule,
             entry: format!("{}[{}]", section_name(self.direction, entry.verdict), entry.index),
-            labels: self.rules[rule].rule.rule_labels().collect(),
+            labels,
         })
     }
 
@@ -154,7 +177,7 @@ impl<'r> Judgement<'r> {
 
     /// The rules that select the subject and speak of the direction, by their places in the repository.
     pub fn selected(&self) -> impl Iterator<Item = usize> {
-        self.rules.iter().enumerate().filter(|(_, step)| step.selected).map(|(place, _)| place)
+        self.rules.iter().filter(|step| step.selected).map(|step| step.place)
     }
 
     /// The first entry with this verdict that matches, and its rule's place.
@@ -169,10 +192,7 @@ impl<'r> Judgement<'r> {
 
     fn matching(&self, verdict: Verdict) -> impl Iterator<Item = (usize, &EntryStep<'r>)> {
         let of = move |entry: &&EntryStep<'r>| entry.verdict == verdict && entry.matches();
-        self.rules
-            .iter()
-            .enumerate()
-            .flat_map(move |(place, step)| step.entries.iter().filter(of).map(move |e| (place, e)))
+        self.rules.iter().flat_map(move |step| step.entries.iter().filter(of).map(|entry| (step.place, entry)))
     }
 }
 
@@ -200,15 +220,20 @@ pub fn judge<'r>(
 ) -> Judgement<'r> {
     let mut rules: Vec<RuleStep<'r>> = Vec::new();
     let mut requirements = [Vec::new(), Vec::new()];
-    for rule in setting.repository.rules() {
+    let all = setting.repository.rules();
+    let mut each = |place: usize, rule: &'r Rule| {
         let selected = applies(rule, setting, subject, peer, direction);
-        rules.push(RuleStep { rule, selected, entries: Vec::new() });
+        rules.push(RuleStep { place, rule, selected, entries: Vec::new() });
         if selected {
             for (verdict, list) in [Verdict::Allow, Verdict::Deny].into_iter().zip(&mut requirements) {
                 let entries = rule.entries(direction, verdict);
                 list.extend(entries.iter().flat_map(|entry| entry.requires.iter().flatten()));
             }
         }
+    };
+    match setting.candidates {
+        Some(places) => places.iter().for_each(|place| all.get(*place).into_iter().for_each(|rule| each(*place, rule))),
+        None => all.iter().enumerate().for_each(|(place, rule)| each(place, rule)),
     }
     // A name on ingress is the endpoint's own; on egress it may be anybody's.
     let names = if direction == Direction::Ingress { subject.port_names } else { setting.port_names };
@@ -233,6 +258,20 @@ pub fn judge<'r>(
         && options.allow_localhost == AllowLocalhost::Always
         && peer.peer.identity == Identity::HOST;
     Judgement { direction, is_endpoint, enforced, default_deny, rules, requirements, localhost }
+}
+
+/// The places of the rules whose selector selects the subject.
+pub fn candidates(repository: &Repository, subject: &Side<'_>) -> Vec<usize> {
+    let selects = |rule: &Rule| {
+        let selector = match subject.enforces {
+            Enforces::Nothing => None,
+            Enforces::Endpoint => rule.endpoint_selector.as_ref(),
+            Enforces::Host => rule.node_selector.as_ref(),
+        };
+        selector.is_some_and(|selector| selector.matches(subject.peer.labels))
+    };
+    let rules = repository.rules().iter().enumerate();
+    rules.filter(|(_, rule)| selects(rule)).map(|(place, _)| place).collect()
 }
 
 fn applies(rule: &Rule, setting: Setting<'_>, subject: &Side<'_>, peer: &Side<'_>, direction: Direction) -> bool {

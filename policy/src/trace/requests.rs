@@ -1,11 +1,11 @@
 //! From the entries that allow a connection to the L7 policy that they make together, and from rules to what cannot be
 //! merged in them.
 
-use super::judge::{Ask, EntryStep, Judgement, endpoint_matches};
+use super::judge::{Ask, EntryStep, Judgement, Setting, candidates, endpoint_matches};
+use super::side::Side;
 use crate::l7::{Access, Conflict, Contribution, Demand, Place, Ports, Requests, no_secrets};
 use crate::peer::{Peer, PeerSelector};
-use crate::repository::Repository;
-use crate::rule::{Entry, Port, PortProtocol, PortRule, Verdict, section_name};
+use crate::rule::{Entry, Port, PortProtocol, PortRule, Rule, Verdict, section_name};
 use crate::{fqdn, l7};
 use model::{Direction, Labels, Protocol};
 use std::collections::BTreeMap;
@@ -25,14 +25,19 @@ impl Demands {
         self.elements.entry(key).or_insert_with(|| compile(rule).map(Arc::new)).clone()
     }
 
-    /// What in the rules for an endpoint with these labels cannot be merged: its policy cannot be computed.
-    pub fn conflicts(&mut self, repository: &Repository, subject: &Labels) -> Arc<[Conflict]> {
-        if let Some(known) = self.conflicts.get(subject) {
+    /// What in the rules for an endpoint cannot be merged: its policy cannot be computed.
+    pub fn conflicts(&mut self, setting: Setting<'_>, subject: &Side<'_>) -> Arc<[Conflict]> {
+        let labels = subject.peer.labels;
+        if let Some(known) = self.conflicts.get(labels) {
             return known.clone();
         }
-        let both = Direction::BOTH.iter().flat_map(|direction| conflicts_of(repository, subject, *direction, self));
+        let places = setting.candidates.map_or_else(|| candidates(setting.repository, subject), <[usize]>::to_vec);
+        let rules = setting.repository.rules();
+        let rules: Vec<(usize, &Rule)> =
+            places.into_iter().filter_map(|place| Some((place, &**rules.get(place)?))).collect();
+        let both = Direction::BOTH.iter().flat_map(|direction| conflicts_of(&rules, *direction, self));
         let found: Arc<[Conflict]> = both.collect();
-        self.conflicts.insert(subject.clone(), found.clone());
+        self.conflicts.insert(labels.clone(), found.clone());
         found
     }
 }
@@ -158,18 +163,11 @@ fn ports_text(port: &PortProtocol, protocol: Protocol) -> Ports {
     }
 }
 
-fn conflicts_of(
-    repository: &Repository,
-    subject: &Labels,
-    direction: Direction,
-    demands: &mut Demands,
-) -> Vec<Conflict> {
+fn conflicts_of(rules: &[(usize, &Rule)], direction: Direction, demands: &mut Demands) -> Vec<Conflict> {
     let mut contributions = Vec::new();
-    for (place, rule) in repository.rules().iter().enumerate() {
-        if rule.endpoint_selector.as_ref().is_some_and(|selector| selector.matches(subject)) {
-            for (index, entry) in rule.entries(direction, Verdict::Allow).iter().enumerate() {
-                contribute((place, direction, index), entry, demands, &mut contributions);
-            }
+    for (place, rule) in rules {
+        for (index, entry) in rule.entries(direction, Verdict::Allow).iter().enumerate() {
+            contribute((*place, direction, index), entry, demands, &mut contributions);
         }
     }
     Access::merge(contributions).conflicts

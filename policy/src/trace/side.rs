@@ -5,7 +5,7 @@ use model::{Identity, Labels, Protocol};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Which rules can apply to an end.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Enforces {
     /// Those with an `endpointSelector`.
     Endpoint,

@@ -3,10 +3,14 @@
 use super::Suite;
 use super::case::{Case, End, Expected};
 use crate::peer::Peer;
+use crate::repository::Repository;
 use crate::resolve::{Enforcement, reserved_labels};
+use crate::trace::candidates;
 use crate::trace::{Decision, Demands, Enforces, Outcome, Parsed, PortNames, Setting, Side, verdict};
 use model::{Direction, Identity, Labels};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// What became of a world's cases.
 #[derive(Clone, PartialEq, Debug, serde::Serialize)]
@@ -56,20 +60,35 @@ impl Stand<'_> {
     }
 }
 
+/// What is worked out once for all cases.
+#[derive(Default)]
+struct Known {
+    demands: Demands,
+    /// The rules that can apply to whoever has these labels.
+    candidates: BTreeMap<(Labels, Enforces), Arc<[usize]>>,
+}
+
+impl Known {
+    fn candidates(&mut self, repository: &Repository, subject: &Stand<'_>) -> Arc<[usize]> {
+        let key = (subject.labels.clone(), subject.enforces);
+        self.candidates.entry(key).or_insert_with(|| candidates(repository, &subject.side()).into()).clone()
+    }
+}
+
 impl Suite {
     pub fn run(&self) -> SuiteResult {
-        let mut demands = Demands::default();
-        let cases: Vec<CaseResult> = self.cases.iter().map(|case| self.run_case(case, &mut demands)).collect();
+        let mut known = Known::default();
+        let cases: Vec<CaseResult> = self.cases.iter().map(|case| self.run_case(case, &mut known)).collect();
         let passed = cases.iter().filter(|case| case.passed).count();
         SuiteResult { passed, failed: cases.len() - passed, cases }
     }
 
     /// Where an end may stand in several places (a name with several addresses), the worst answer counts.
-    fn run_case(&self, case: &Case, demands: &mut Demands) -> CaseResult {
+    fn run_case(&self, case: &Case, known: &mut Known) -> CaseResult {
         let mut worst: Option<(Decision, Vec<SideResult>)> = None;
         for from in self.stands(&case.from) {
             for to in self.stands(&case.to) {
-                let sides = self.judge(case, &from, &to, demands);
+                let sides = self.judge(case, &from, &to, known);
                 let answer = sides.iter().map(|side| side.verdict).max().unwrap_or(Decision::Allowed);
                 if worst.as_ref().is_none_or(|(other, _)| *other < answer) {
                     worst = Some((answer, sides));
@@ -81,19 +100,23 @@ impl Suite {
         CaseResult { name: case.name.clone(), expected: case.expected, answer, passed, sides }
     }
 
-    fn judge(&self, case: &Case, from: &Stand<'_>, to: &Stand<'_>, demands: &mut Demands) -> Vec<SideResult> {
+    fn judge(&self, case: &Case, from: &Stand<'_>, to: &Stand<'_>, known: &mut Known) -> Vec<SideResult> {
         let setting = Setting {
             repository: &self.repository,
             options: self.options,
             host_firewall: self.host_firewall,
             port_names: &self.port_names,
+            sources: &self.sources,
+            candidates: None,
         };
         let request = case.request.as_ref().map(|wish| wish.request());
         [(Direction::Egress, from, to), (Direction::Ingress, to, from)]
             .into_iter()
             .map(|(direction, subject, peer)| {
                 let sides = (&subject.side(), &peer.side());
-                let found = verdict(setting, direction, sides, case.ask, request.as_ref(), demands);
+                let candidates = known.candidates(&self.repository, subject);
+                let setting = Setting { candidates: Some(&candidates), ..setting };
+                let found = verdict(setting, direction, sides, case.ask, request.as_ref(), &mut known.demands);
                 self.told(direction, &subject.name, found)
             })
             .collect()

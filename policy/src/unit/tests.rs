@@ -180,7 +180,7 @@ fn results_say_which_rule_decided_and_why() {
         "http": {"path": "/public"}, "expect": "allowed"}),
     );
     assert!(
-        passes.sides[1].why.ends_with("GET /public passes: rule 0 ingress[0].toPorts[0], request rule 0"),
+        passes.sides[1].why.ends_with("GET /public passes: request rule 0 of policies[0] ingress[0].toPorts[0]"),
         "{}",
         passes.sides[1].why
     );

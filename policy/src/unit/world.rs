@@ -224,6 +224,9 @@ pub(super) fn read_protocol(decoder: &mut Decoder, value: &Value, path: &Path<'_
     number.map(Protocol)
 }
 
+/// Addresses of one name; a case about it is judged for each.
+const MAX_ADDRESSES: usize = 1000;
+
 pub(super) fn read_answers(
     decoder: &mut Decoder,
     value: &Value,
@@ -232,6 +235,9 @@ pub(super) fn read_answers(
     let mut answers: BTreeMap<l7::Name, Vec<IpAddr>> = BTreeMap::new();
     for (name, value) in decoder.members(value, path)? {
         let addresses = decoder.list(value, &path.field(name), read_address).unwrap_or_default();
+        if addresses.len() > MAX_ADDRESSES {
+            decoder.faults.add(&path.field(name), crate::limits::exceeded("addresses of one name", MAX_ADDRESSES));
+        }
         answers.entry(l7::Name::new(name)).or_default().extend(addresses);
     }
     Some(answers)

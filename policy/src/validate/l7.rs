@@ -2,6 +2,7 @@
 
 use super::Place;
 use crate::fault::{Faults, Path};
+use crate::l7::{Pattern, api_key};
 use crate::rule::{DnsRule, HeaderMatch, HttpRule, KafkaRule, L4Protocol, L7Rules, Port, PortRule};
 use model::Direction;
 
@@ -111,23 +112,13 @@ fn validate_rules(rules: &L7Rules, at: &Path<'_>, faults: &mut Faults) {
 
 fn validate_http(rule: &HttpRule, at: &Path<'_>, faults: &mut Faults) {
     for (name, pattern) in [("path", &rule.path), ("method", &rule.method), ("host", &rule.host)] {
-        if let Some(reason) = pattern.as_deref().and_then(regexp_fault) {
-            faults.add(&at.field(name), format!("error parsing regexp: {reason}"));
+        if let Some(Err(error)) = pattern.as_deref().map(Pattern::compile) {
+            faults.add(&at.field(name), error.to_string());
         }
     }
     let matches = at.field("headerMatches");
     for (i, header) in rule.header_matches.iter().flatten().enumerate() {
         validate_header(header, &matches.index(i), faults);
-    }
-}
-
-/// Why a text is no regular expression.
-fn regexp_fault(pattern: &str) -> Option<String> {
-    match regex_syntax::parse(pattern) {
-        Ok(_) => None,
-        Err(regex_syntax::Error::Parse(error)) => Some(error.kind().to_string()),
-        Err(regex_syntax::Error::Translate(error)) => Some(error.kind().to_string()),
-        Err(error) => Some(error.to_string()),
     }
 }
 
@@ -144,44 +135,6 @@ fn validate_header(header: &HeaderMatch, at: &Path<'_>, faults: &mut Faults) {
     }
 }
 
-/// Names of requests, in the order of their numbers (Kafka protocol guide, "Api Keys", 0 to 33).
-const API_KEYS: [&str; 34] = [
-    "produce",
-    "fetch",
-    "offsets",
-    "metadata",
-    "leaderandisr",
-    "stopreplica",
-    "updatemetadata",
-    "controlledshutdown",
-    "offsetcommit",
-    "offsetfetch",
-    "findcoordinator",
-    "joingroup",
-    "heartbeat",
-    "leavegroup",
-    "syncgroup",
-    "describegroups",
-    "listgroups",
-    "saslhandshake",
-    "apiversions",
-    "createtopics",
-    "deletetopics",
-    "deleterecords",
-    "initproducerid",
-    "offsetforleaderepoch",
-    "addpartitionstotxn",
-    "addoffsetstotxn",
-    "endtxn",
-    "writetxnmarkers",
-    "txnoffsetcommit",
-    "describeacls",
-    "createacls",
-    "deleteacls",
-    "describeconfigs",
-    "alterconfigs",
-];
-
 fn validate_kafka(rule: &KafkaRule, at: &Path<'_>, faults: &mut Faults) {
     let filled = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     let (role, key) = (filled(&rule.role), filled(&rule.api_key));
@@ -191,7 +144,7 @@ fn validate_kafka(rule: &KafkaRule, at: &Path<'_>, faults: &mut Faults) {
     if let Some(role) = role.filter(|role| !["produce", "consume"].contains(&role.to_ascii_lowercase().as_str())) {
         faults.add(&at.field("role"), format!("invalid Kafka role {role:?}: use produce or consume"));
     }
-    if let Some(key) = key.filter(|key| !API_KEYS.contains(&key.to_ascii_lowercase().as_str())) {
+    if let Some(key) = key.filter(|key| api_key(key).is_none()) {
         faults.add(&at.field("apiKey"), format!("invalid Kafka apiKey {key:?}"));
     }
     if let Some(version) = filled(&rule.api_version) {

@@ -2,6 +2,8 @@
 
 use crate::{Allowed, Denied, Redirected, World, http, id, of_a, tcp_port};
 use policy::trace::Decision;
+use proptest::prelude::*;
+use proptest::sample::select;
 use serde_json::{Value, json};
 
 fn ingress(entries: Value) -> World {
@@ -261,4 +263,76 @@ fn listeners_and_foreign_parsers_decide_for_themselves() {
     let foreign =
         ingress(json!([from_b(json!([{"ports": [{"port": "80", "protocol": "TCP"}], "rules": {"l7proto": "x"}}]))]));
     assert_eq!((foreign.tcp("b", "a", 80), foreign.get("b", "a", "/x")), (Redirected, Redirected));
+}
+
+/// An entry in the small world of the property below: whom it is about, on which ports, and which paths it lets pass.
+#[derive(Clone, Debug)]
+struct Small {
+    peer: &'static str,
+    ports: Option<(u16, u16)>,
+    paths: Option<Vec<&'static str>>,
+}
+
+impl Small {
+    fn covers(&self, from: &str, port: u16) -> bool {
+        (self.peer == "everyone" || self.peer == from)
+            && self.ports.is_none_or(|(first, last)| (first..=last).contains(&port))
+    }
+
+    fn entry(&self) -> Value {
+        let mut entry = json!({"fromEndpoints": [if self.peer == "everyone" { json!({}) } else { id(self.peer) }]});
+        if let Some((first, last)) = self.ports {
+            let mut element = json!({"ports": [{"port": first.to_string(), "endPort": last, "protocol": "TCP"}]});
+            if let Some(paths) = &self.paths {
+                let rules: Vec<Value> = paths.iter().map(|path| json!({"path": path})).collect();
+                element["rules"] = json!({"http": rules});
+            }
+            entry["toPorts"] = json!([element]);
+        }
+        entry
+    }
+}
+
+fn small() -> impl Strategy<Value = Small> {
+    let peer = select(&["b", "c", "everyone"][..]);
+    let ports = select(&[None, Some((80, 80)), Some((81, 81)), Some((70, 90)), Some((1, 65535))][..]);
+    let paths = prop::option::weighted(0.7, prop::collection::vec(select(&["/x", "/y", "/[xz]"][..]), 1..3));
+    (peer, ports, paths).prop_map(|(peer, ports, paths)| Small {
+        peer,
+        ports,
+        paths: paths.filter(|_| ports.is_some()),
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_request_passes_when_some_entry_lets_it_and_none_denies(
+        allows in prop::collection::vec(small(), 0..6),
+        denies in prop::collection::vec(small(), 0..2),
+        rotation in any::<usize>(),
+    ) {
+        let deny = |small: &Small| Small { paths: None, ..small.clone() }.entry();
+        let rule = |small: &Small| of_a(json!({"ingress": [small.entry()]}));
+        let mut rules: Vec<Value> = allows.iter().map(rule).collect();
+        rules.push(of_a(json!({"ingress": [{}], "ingressDeny": denies.iter().map(deny).collect::<Vec<_>>()})));
+        rules.rotate_left(rotation % allows.len().max(1));
+        let world = World::of(json!(rules));
+        for from in ["b", "c", "d"] {
+            let denied = denies.iter().any(|small| small.covers(from, 80));
+            let covering: Vec<&Small> = allows.iter().filter(|small| small.covers(from, 80)).collect();
+            let parsed = covering.iter().any(|small| small.paths.is_some());
+            let connection = if denied || covering.is_empty() { Denied } else if parsed { Redirected } else { Allowed };
+            prop_assert_eq!(world.tcp(from, "a", 80), connection);
+            for path in ["/x", "/y", "/z", "/xz"] {
+                let lets = |small: &&Small| match &small.paths {
+                    None => true,
+                    Some(paths) => paths.iter().any(|rule| *rule == path || *rule == "/[xz]" && ["/x", "/z"].contains(&path)),
+                };
+                let expected = if !denied && covering.iter().any(lets) { Allowed } else { Denied };
+                prop_assert_eq!(world.get(from, "a", path), expected, "{} {}", from, path);
+            }
+        }
+    }
 }

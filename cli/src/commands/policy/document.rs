@@ -132,7 +132,9 @@ impl RuleList {
     }
 
     fn told(&self, faults: &[policy::Fault]) -> Vec<String> {
-        faults.iter().map(|fault| format!("{}: {}", self.locate(&fault.path), fault.message)).collect()
+        let located = |fault: &policy::Fault| policy::Fault { path: self.locate(&fault.path), ..fault.clone() };
+        // As any path: left out where the whole is meant.
+        faults.iter().map(|fault| located(fault).to_string()).collect()
     }
 }
 

@@ -1,4 +1,0 @@
-//! Looks for tests of policies that break what `policy::fuzz` demands.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| policy::fuzz::unit(data));
