@@ -32,18 +32,21 @@ pub(super) fn plan(plan: &mut Plan, current: &Current, desired: &Datapath, fadin
     let mut ids = Ids::new(current);
     let mut peers = Peers { current, desired, fading, met: None, staying: None };
     let versions = versions(current);
+    // Written after all amendments: while those are made, peers at rest have no version of their own.
+    let mut written = Vec::new();
     for (identity, map) in &desired.policies {
         let held = versions.get(identity).map(Vec::as_slice).unwrap_or_default();
         let id = match find(plan, current, held, map) {
             Some(id) => id,
             None => amend(plan, current, held, *identity, map, &mut peers).unwrap_or_else(|| {
                 let id = ids.next();
-                plan.add(Stage::Policies, Operation::WritePolicy(id, *identity, map.clone()));
+                written.push(Operation::WritePolicy(id, *identity, map.clone()));
                 id
             }),
         };
         plan.policies.insert(*identity, id);
     }
+    written.into_iter().for_each(|operation| plan.add(Stage::Policies, operation));
 }
 
 /// The versions of each identity's policy, the newest first.
