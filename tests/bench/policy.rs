@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use state::{EndpointChange, EndpointCreate, EndpointRef, Input, Network, Source, State, Timestamp};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -56,7 +57,53 @@ pub fn measure(table: &mut Table, effort: Effort) -> Result<()> {
     };
     let (few, many) = (of_many(1000), of_many(64_000));
     table.ratio("policy: an identity added among 64,000", "us", many, ("among 1,000", few), Goal::AtMost(2.0));
+    tests_of_policies(table, effort)?;
     std::thread::scope(|scope| scope.spawn(|| in_kernel(table)).join()).map_err(|_| anyhow::anyhow!("it panicked"))?
+}
+
+/// `cilium policy test` as a user runs it: 1,000 cases about 100 rules, a third of them with a request.
+fn tests_of_policies(table: &mut Table, effort: Effort) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("world.json");
+    std::fs::write(&file, world_of_cases().to_string())?;
+    let mut millis = Vec::new();
+    for _ in 0..effort.rounds {
+        let start = Instant::now();
+        let output = Command::new(lab::binary("cilium")?).args(["policy", "test"]).arg(&file).output()?;
+        millis.push(micros(start.elapsed()) / 1000.0);
+        ensure!(output.status.success(), "policy test: {}", String::from_utf8_lossy(&output.stdout));
+    }
+    table.figure("policy test: 1,000 cases, 100 rules, the whole command", "ms", median(&millis), Goal::AtMost(200.0));
+    Ok(())
+}
+
+fn world_of_cases() -> Value {
+    let rule = |n: usize| {
+        let http = json!([{"method": "GET", "path": format!("/v{n}/[a-z]+")}]);
+        let ports = json!([{"port": "80", "protocol": "TCP"}]);
+        let to_ports = if n.is_multiple_of(3) {
+            json!({"ports": ports, "rules": {"http": http}})
+        } else {
+            json!({"ports": ports})
+        };
+        json!({"endpointSelector": {"matchLabels": {"app": format!("s{n}")}},
+               "ingress": [{"fromEndpoints": [{"matchLabels": {"app": format!("c{n}")}}], "toPorts": [to_ports]}]})
+    };
+    let endpoint = |name: String| (name.clone(), json!({"labels": [format!("container:app={name}")]}));
+    let endpoints: serde_json::Map<_, _> =
+        (0..100).flat_map(|n| [endpoint(format!("s{n}")), endpoint(format!("c{n}"))]).collect();
+    let case = |n: usize| {
+        let (server, client) = (n % 100, if n.is_multiple_of(2) { n % 100 } else { (n + 1) % 100 });
+        let mut case = json!({"name": format!("case {n}"), "from": {"endpoint": format!("c{client}")},
+            "to": {"endpoint": format!("s{server}")}, "port": 80, "protocol": "TCP",
+            "expect": if client == server { "allowed" } else { "denied" }});
+        if server.is_multiple_of(3) {
+            case["http"] = json!({"method": "GET", "path": format!("/v{server}/page")});
+        }
+        case
+    };
+    json!({"policies": (0..100).map(rule).collect::<Vec<_>>(), "endpoints": endpoints,
+           "cases": (0..1000).map(case).collect::<Vec<_>>()})
 }
 
 /// Rule n is one of endpoint n % 100.
