@@ -6,7 +6,7 @@
 //! so what the defaults exclude can be taken back.
 //! Reserved labels are never subject to the filter; containers cannot have them (see `container_labels`).
 
-use crate::labels::{Label, Labels, SOURCE_ANY, SOURCE_CONTAINER, SOURCE_RESERVED};
+use crate::labels::{Label, Labels, SOURCE_ANY, SOURCE_CONTAINER, SOURCE_K8S, SOURCE_RESERVED};
 use std::collections::BTreeMap;
 
 /// Keys that differ by container, by image build or by compose run, and would make an identity for each container.
@@ -34,6 +34,9 @@ const DEFAULT_EXCLUDED: &[&str] = &[
     "pod-template-generation",
     "pod-template-hash",
 ];
+
+/// The label that policies of a namespace select by.
+const NAMESPACE: &str = "io.kubernetes.pod.namespace$";
 
 /// Longest key and value that become part of an identity: Kubernetes' limits (a key's name 63 bytes, its prefix 253;
 /// a value 63) with room; longer ones are hostile or data, and count as excluded.
@@ -72,11 +75,10 @@ pub struct LabelFilter {
 
 impl Default for LabelFilter {
     fn default() -> LabelFilter {
-        let entries = DEFAULT_EXCLUDED
-            .iter()
-            .map(|prefix| Entry { source: None, prefix: (*prefix).to_owned(), exclude: true })
-            .collect();
-        LabelFilter { entries, white_list: false }
+        let entries =
+            DEFAULT_EXCLUDED.iter().map(|prefix| Entry { source: None, prefix: (*prefix).to_owned(), exclude: true });
+        let namespace = Entry { source: Some(SOURCE_K8S.to_owned()), prefix: NAMESPACE.to_owned(), exclude: false };
+        LabelFilter { entries: entries.chain([namespace]).collect(), white_list: false }
     }
 }
 
@@ -119,27 +121,30 @@ impl LabelFilter {
     /// The identity labels of a container, out of what Docker says its labels are.
     ///
     /// Whoever creates a container chooses these texts, so they are hostile: a key that claims a source of its own
-    /// (`reserved:host`) stays a plain key of the source `container`, keys in `io.cilium.` and `reserved` are refused,
-    /// and so are control characters and more than 64 labels (the first ones in sorted order stay). A container that
-    /// is left without any label gets `container:unlabelled`, so that it has a definite identity.
+    /// (`reserved:host`) is refused, and so are keys in `io.cilium.` and `reserved`, control characters, and more than 64
+    /// labels (the first ones in sorted order stay). A container that is left without any label gets
+    /// `container:unlabelled`, so that it has a definite identity.
     pub fn container_labels(&self, raw: &BTreeMap<String, String>) -> Labels {
-        let usable = |(key, value): &(&String, &String)| {
-            !key.is_empty()
-                && !key.starts_with("io.cilium.")
-                && !key.starts_with("reserved")
-                && !key.contains([':', ';', '='])
-                && !value.contains(';')
-                && !key.chars().chain(value.chars()).any(char::is_control)
-        };
-        let labels: Labels = raw
-            .iter()
-            .filter(usable)
-            .map(|(key, value)| Label::new(SOURCE_CONTAINER, key, value))
-            .filter(|label| self.includes(label))
-            .take(MAX_LABELS)
-            .collect();
+        let labels = raw.iter().filter_map(|(key, value)| container_label(key, value));
+        let labels: Labels = labels.filter(|label| self.includes(label)).take(MAX_LABELS).collect();
         if labels.is_empty() { [Label::new(SOURCE_CONTAINER, "unlabelled", "")].into_iter().collect() } else { labels }
     }
+}
+
+/// What a container's own label is to policies: `container:key=value`. A key `k8s:key`, and no other source, may be given,
+/// so that policies that were written for a cluster find their namespace and their labels. `None`: refused.
+pub fn container_label(key: &str, value: &str) -> Option<Label> {
+    let (source, key) = match key.strip_prefix("k8s:") {
+        Some(key) => (SOURCE_K8S, key),
+        None => (SOURCE_CONTAINER, key),
+    };
+    let usable = !key.is_empty()
+        && !key.starts_with("io.cilium.")
+        && !key.starts_with("reserved")
+        && !key.contains([':', ';', '='])
+        && !value.contains(';')
+        && !key.chars().chain(value.chars()).any(char::is_control);
+    usable.then(|| Label::new(source, key, value))
 }
 
 #[cfg(test)]
@@ -171,6 +176,21 @@ mod tests {
             ("id", "x"),
         ]));
         assert_eq!(labels.to_string(), "container:id=x");
+    }
+
+    #[test]
+    fn a_container_may_say_what_a_cluster_would() {
+        let labels = LabelFilter::default().container_labels(&raw(&[
+            ("k8s:io.kubernetes.pod.namespace", "shop"),
+            ("k8s:app", "web"),
+            ("k8s:io.cilium.k8s.policy.serviceaccount", "admin"),
+            ("k8s:reserved:host", ""),
+            ("k8s:", "x"),
+            ("k8s:io.kubernetes.pod.uid", "1-2-3"),
+            ("io.kubernetes.pod.namespace", "other"),
+            ("app", "x"),
+        ]));
+        assert_eq!(labels.to_string(), "container:app=x,k8s:app=web,k8s:io.kubernetes.pod.namespace=shop");
     }
 
     #[test]
@@ -208,7 +228,7 @@ mod tests {
         fn hostile_labels_never_make_another_source(pairs in proptest::collection::btree_map(".{0,40}", ".{0,40}", 0..80)) {
             let labels = LabelFilter::default().container_labels(&pairs);
             prop_assert!(!labels.is_empty() && labels.len() <= MAX_LABELS);
-            prop_assert!(labels.iter().all(|l| l.source == SOURCE_CONTAINER));
+            prop_assert!(labels.iter().all(|l| l.source == SOURCE_CONTAINER || l.source == SOURCE_K8S));
             prop_assert_eq!(Labels::from_sorted_list(&labels.sorted_list()).unwrap(), labels);
         }
     }

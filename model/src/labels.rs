@@ -7,6 +7,8 @@ use std::str::FromStr;
 pub const SOURCE_ANY: &str = "any";
 pub const SOURCE_CIDR: &str = "cidr";
 pub const SOURCE_CONTAINER: &str = "container";
+/// Of what a cluster would say of a container; see `label_filter`.
+pub const SOURCE_K8S: &str = "k8s";
 pub const SOURCE_RESERVED: &str = "reserved";
 pub const SOURCE_UNSPEC: &str = "unspec";
 

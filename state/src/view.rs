@@ -7,6 +7,7 @@ use crate::ipam::{Allocation, Pool};
 use crate::outputs::{AddressView, EndpointView, IdentityView, IpRow, PoolView, View};
 use ipnetwork::IpNetwork;
 use model::desired::Names;
+use model::label_filter::container_label;
 use model::{EndpointId, Identity, IdentityMap, Label, Labels, PolicyMap, labels};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -230,7 +231,10 @@ const FILLING_RULES: usize = 3;
 /// The container's labels that the filter left out.
 fn disabled_labels(endpoint: &Endpoint) -> Labels {
     let raw = endpoint.container_labels.iter().flatten();
-    let all = raw.map(|(key, value)| Label::new(labels::SOURCE_CONTAINER, key, value));
+    // What can be no label of an endpoint is shown as it came.
+    let all = raw.map(|(key, value)| {
+        container_label(key, value).unwrap_or_else(|| Label::new(labels::SOURCE_CONTAINER, key, value))
+    });
     let used = endpoint.labels.as_deref();
     all.filter(|label| used.is_none_or(|used| !used.0.contains(label))).collect()
 }

@@ -76,6 +76,41 @@ fn the_readme_scene(engine: &Engine) -> Result<()> {
 
 #[test]
 #[ignore = "needs root: make test"]
+fn documents_written_for_clusters_are_enforced() -> Result<()> {
+    let world = World::start(&Engine::installed())?;
+    world.network()?;
+    let pod = |name: &str, namespace: &str| {
+        let (app, namespace) = (format!("k8s:app={name}"), format!("k8s:io.kubernetes.pod.namespace={namespace}"));
+        world.docker.run(name, &["--net", "net", "-l", &app, "-l", &namespace], &["sleep", "1000000"])
+    };
+    let (web, client, stranger) = (pod("web", "shop")?, pod("client", "shop")?, pod("stranger", "other")?);
+    let _server = world.serve(&web, &["tcp:80", "tcp:81"])?;
+    world.endpoints_ready(3)?;
+    let folder = world.machine.dir().join("policies");
+    std::fs::create_dir(&folder)?;
+    let document = |port: u16| {
+        format!(
+            "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: web, namespace: shop}}\nspec:\n  \
+             endpointSelector: {{matchLabels: {{app: web}}}}\n  ingress:\n  - fromEndpoints: [{{}}]\n    toPorts:\n    \
+             - ports: [{{port: '{port}', protocol: TCP}}]\n"
+        )
+    };
+    let path = folder.display().to_string();
+    for (port, other) in [(80, 81), (81, 80)] {
+        std::fs::write(folder.join("web.yaml"), document(port))?;
+        let told = world.agent.cilium(&["policy", "diff", &path])?;
+        ensure!(told.contains("client "), "policy diff does not tell whom it concerns: {told}");
+        // A document that is imported again takes the place of the rules that were made of it.
+        world.agent.cilium(&["policy", "import", "--wait", &path])?;
+        world.expect(&client, &web, "tcp", port, true)?;
+        world.expect(&client, &web, "tcp", other, false)?;
+        world.expect(&stranger, &web, "tcp", port, false)?;
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: make test"]
 fn denies_ranges_icmp_and_egress_are_enforced() -> Result<()> {
     let apps = Apps::start(&Engine::installed())?;
     // A range, with a hole that a deny cuts.
