@@ -27,6 +27,10 @@ pub struct Datapath {
     /// Prefixes out of which this node hands out addresses: unassigned ones are unreachable instead of following the
     /// host's default route, and what leaves the node from them is masqueraded.
     pub pools: BTreeSet<IpNetwork>,
+    /// Pod prefixes of other nodes, and the underlay address (VTEP) that they are behind.
+    pub vteps: BTreeMap<IpNetwork, IpAddr>,
+    /// Underlay addresses of the nodes that are known: what else comes through a tunnel is not believed.
+    pub nodes: BTreeSet<IpAddr>,
 }
 
 /// What of an endpoint's network device is wanted.
