@@ -11,17 +11,23 @@
 #include <linux/types.h>
 
 /* Raised when a key, a value or the meaning of one changes: pinned maps of another version cannot be taken over. */
-#define ABI_VERSION 1
+#define ABI_VERSION 2
 
 /* The host-side device of endpoint N has the interface number LXC_IFINDEX_BASE + N, so a device names its slot. */
 #define LXC_IFINDEX_BASE 0x10000
+/* The tunnel device has the number that an endpoint in slot 0 would have: LXC_IFINDEX_BASE itself. */
 /* Slots of cilium_lxc; slot 0 belongs to nobody, in every field that holds a slot it stands for "no endpoint here". */
 #define LXC_SLOTS 65536
 
 /* Reserved identities that the programs know by number. */
 #define IDENTITY_HOST 1
+#define IDENTITY_HEALTH 4
+#define IDENTITY_INIT 5
+#define IDENTITY_REMOTE_NODE 6
 #define IDENTITY_WORLD_IPV4 9
 #define IDENTITY_WORLD_IPV6 10
+/* The first identity that is not reserved. */
+#define IDENTITY_FIRST_CLUSTER 256
 /* The first identity that stands for a CIDR prefix on this node. */
 #define IDENTITY_FIRST_LOCAL 0x1000000
 
@@ -133,6 +139,17 @@ struct ipcache_entry {
 	__u16 pad;
 };
 
+/* ---- cilium_tunnel_map: LPM_TRIE, ipcache_lpm_key -> vtep; cilium_node_map: HASH, ipcache_key -> __u32 --------------- */
+
+/* Underlay address of the node behind which a pod prefix is; a node's own addresses are behind themselves. */
+struct vtep {
+	__u8 family; /* FAMILY_* */
+	__u8 pad[3];
+	__u8 address[16]; /* IPv4 in the first four, the rest 0 */
+};
+
+/* cilium_node_map: underlay addresses from which tunnelled packets are believed; the value says nothing. */
+
 /* ---- cilium_ct4_global, cilium_ct6_global: LRU_HASH, ct?_key -> ct_entry ------------------------------------------- */
 
 /*
@@ -168,6 +185,8 @@ struct ct6_key {
 #define CT_OPENED_BY_B 1
 /* The end that is no endpoint here is a local endpoint nevertheless, reached by way of the host's stack (a hairpin). */
 #define CT_HAIRPIN 2
+/* The end that is no endpoint here is reached through the tunnel. */
+#define CT_TUNNEL 4
 
 /* 64 bytes: with the 16-byte key and the kernel's 48 an IPv4 flow is two cache lines. */
 struct ct_entry {
@@ -299,15 +318,16 @@ enum drop_reason {
 	DROP_CT_UNKNOWN_PROTOCOL = 137, /* no TCP, UDP, SCTP or ICMP */
 	DROP_UNSUPPORTED_L3 = 139, /* an ethertype beside IPv4, IPv6, ARP */
 	DROP_WRITE_ERROR = 141, /* the packet could not be changed or enlarged */
-	DROP_UNROUTABLE = 151, /* between an internal network and the outside, or to an endpoint that is gone */
-	DROP_NO_ENDPOINT = 152, /* to the device of an empty slot */
+	DROP_UNROUTABLE = 151, /* between an internal network and the outside, or to an endpoint that is gone or unheard of */
+	DROP_NO_ENDPOINT = 152, /* to the device of an empty slot; out of the tunnel for nobody here */
 	DROP_CT_INSERT_FAILED = 155,
 	DROP_INVALID_EXTENSION = 156, /* an IPv6 extension header chain too long or malformed */
 	DROP_UNKNOWN_CT_STATE = 163, /* an ICMP error about no flow that is known */
 	DROP_NO_POLICY = 165, /* the endpoint's policy id has no header */
 	DROP_UNSUPPORTED_L2 = 166, /* no Ethernet II frame, or ARP that makes no sense */
 	DROP_ENCAPSULATION = 170, /* UDP to a tunnel port */
-	DROP_UNKNOWN_SENDER = 172, /* from the device of an empty slot */
+	DROP_INVALID_IDENTITY = 171, /* out of the tunnel: an identity that another node's endpoints cannot have */
+	DROP_UNKNOWN_SENDER = 172, /* from the device of an empty slot; out of the tunnel, but not from a known node */
 	DROP_FRAGMENT_NOT_FOUND = 175, /* a later fragment without its first one */
 	DROP_FORBIDDEN_ICMP6 = 176,
 	DROP_NO_PROXY = 180, /* only a proxy may let it through and there is none */

@@ -1,16 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The programs on the host-side veth of every endpoint. All endpoints share them: which one a packet belongs to is told
- * by the number of the device (endpoints.h), and everything about it is data.
+ * The programs on the host-side veth of every endpoint, and on the tunnel device. All endpoints share them: which one a
+ * packet belongs to is told by the number of the device (endpoints.h), and everything about it is data.
  *
  *     container ---> from_container ---> other container     (both policies judged, past the host's stack)
+ *                                   |--> tunnel device       (containers on other nodes)
  *                                   \--> host's stack        (host, world; it routes and translates)
  *     container <--- to_container  <--- host's stack
+ *     container <--- from_overlay  <--- tunnel device        (what is for the host: its stack)
+ *     tunnel    <--- to_overlay    <--- host's stack
  */
 #include "lib/arp.h"
 #include "lib/enter.h"
 #include "lib/leave.h"
 #include "lib/neighbour.h"
+#include "lib/overlay.h"
 
 /* Ethernet II: smaller numbers are lengths (IEEE 802.3). */
 #define FIRST_ETHERTYPE 0x0600
@@ -61,6 +65,37 @@ SEC("classifier/to_container") int to_container(struct __sk_buff *skb)
 		count(REASON_FORWARDED, DIRECTION_INGRESS, skb->len);
 		return TC_ACT_OK;
 	}
+	return drop(skb, &p, reason_for_ethertype(type));
+}
+
+SEC("classifier/from_overlay") int from_overlay(struct __sk_buff *skb)
+{
+	struct packet p = { .point = POINT_TO_ENDPOINT, .direction = DIRECTION_INGRESS };
+	__u32 reason = tunnel_sender(skb, &p);
+	__be16 type;
+
+	if (unlikely(reason))
+		return drop(skb, &p, reason);
+	type = skb->vlan_present ? 0 : ethertype(skb);
+	if (likely(type == bpf_htons(ETH_P_IP)))
+		return overlay_in(skb, &p, false);
+	if (type == bpf_htons(ETH_P_IPV6))
+		return overlay_in(skb, &p, true);
+	return drop(skb, &p, reason_for_ethertype(type));
+}
+
+SEC("classifier/to_overlay") int to_overlay(struct __sk_buff *skb)
+{
+	struct packet p = { .point = POINT_TO_STACK, .direction = DIRECTION_EGRESS };
+	__be16 type;
+
+	if (likely(tunnel_is_addressed(skb)))
+		return TC_ACT_OK;
+	type = skb->vlan_present ? 0 : ethertype(skb);
+	if (type == bpf_htons(ETH_P_IP))
+		return overlay_out(skb, &p, false);
+	if (type == bpf_htons(ETH_P_IPV6))
+		return overlay_out(skb, &p, true);
 	return drop(skb, &p, reason_for_ethertype(type));
 }
 

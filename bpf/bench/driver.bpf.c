@@ -102,6 +102,30 @@ SEC("classifier/cut") int cut(struct __sk_buff *skb)
 	return TC_ACT_STOLEN;
 }
 
+/*
+ * Has the packet come out of a tunnel, and hands it on: skb->cb[0] is the network identifier, skb->cb[1..4] the outer
+ * source address, of IPv4 as ::ffff:a.b.c.d. test_run itself knows no tunnels.
+ */
+SEC("classifier/carry") int carry(struct __sk_buff *skb)
+{
+	struct bpf_tunnel_key key = { .tunnel_id = skb->cb[0], .tunnel_ttl = 64 };
+	__u64 flags = 0;
+
+	if (skb->cb[3] == bpf_htonl(0xffff)) {
+		key.local_ipv4 = bpf_ntohl(skb->cb[4]);
+	} else {
+		key.local_ipv6[0] = skb->cb[1];
+		key.local_ipv6[1] = skb->cb[2];
+		key.local_ipv6[2] = skb->cb[3];
+		key.local_ipv6[3] = skb->cb[4];
+		flags = BPF_F_TUNINFO_IPV6;
+	}
+	if (bpf_skb_set_tunnel_key(skb, &key, sizeof(key), flags))
+		return TC_ACT_STOLEN;
+	bpf_tail_call(skb, &subject, 0);
+	return TC_ACT_STOLEN;
+}
+
 SEC("classifier/nothing") int nothing(struct __sk_buff *skb)
 {
 	return TC_ACT_OK;

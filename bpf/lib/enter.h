@@ -10,6 +10,7 @@
 #include "ipcache.h"
 #include "judge.h"
 #include "related.h"
+#include "tunnel.h"
 
 /* Generated on this machine: it came in on no device. */
 static __always_inline bool is_from_host(const struct __sk_buff *skb)
@@ -52,7 +53,7 @@ static __always_inline bool enter_established(struct __sk_buff *skb, struct pack
 		return false;
 	if (entry->slot[other] != p->destination_slot || entry->stamp[other] != ep->policy)
 		return false;
-	if (entry->slot[side] || (entry->flags & CT_HAIRPIN) || entry->ipcache_generation != run->ipcache_generation)
+	if (entry->slot[side] || (entry->flags & (CT_HAIRPIN | CT_TUNNEL)) || entry->ipcache_generation != run->ipcache_generation)
 		return false;
 	if (!enter_origin_stands(skb, entry, side))
 		return false;
@@ -67,12 +68,14 @@ static __always_inline bool enter_established(struct __sk_buff *skb, struct pack
 /*
  * Who the source is. 0, or the reason to drop: an address of an endpoint here comes through that endpoint's device or
  * is a lie. What comes through an endpoint's device is that endpoint's, whatever address the host has given it. The
- * host's own address from outside is a lie too, but one for the stack to judge: here it is the world's.
+ * host's own address from outside is a lie too, but one for the stack to judge: here it is the world's. Of pods on other
+ * nodes nothing comes but through the tunnel.
  */
 static __always_inline __u32 enter_source(struct __sk_buff *skb, struct packet *p, const struct endpoint *ep)
 {
 	const __u32 slot = slot_of_ifindex(skb->ingress_ifindex);
 	const struct endpoint *from;
+	const struct vtep *vtep;
 	struct ipcache_entry found;
 
 	p->ipcache_generation = ipcache_generation();
@@ -89,6 +92,11 @@ static __always_inline __u32 enter_source(struct __sk_buff *skb, struct packet *
 			return DROP_INVALID_SOURCE;
 		p->source_identity = from->identity;
 		p->hairpin = 1;
+	}
+	if (!p->hairpin && skb->ingress_ifindex != tunnel_ifindex()) {
+		vtep = tunnel_find(&p->source, p->family);
+		if (vtep && !tunnel_is_node(vtep, &p->source))
+			return DROP_INVALID_SOURCE;
 	}
 	return (ep->flags & ENDPOINT_INTERNAL) && is_outside(p->source_identity) ? DROP_UNROUTABLE : 0;
 }

@@ -85,7 +85,8 @@ static __always_inline bool renew(struct ct_entry *entry, const struct packet *p
 	entry->slot[other] = p->destination_policy ? p->destination_slot : 0;
 	entry->stamp[other] = p->destination_policy ?: p->destination_identity;
 	entry->ipcache_generation = p->ipcache_generation;
-	entry->flags = (entry->flags & ~CT_HAIRPIN) | (p->hairpin ? CT_HAIRPIN : 0);
+	entry->flags = (entry->flags & ~(CT_HAIRPIN | CT_TUNNEL)) | (p->hairpin ? CT_HAIRPIN : 0) |
+		       (p->tunnel ? CT_TUNNEL : 0);
 	return ct_touch(entry, p, side, bytes, now);
 }
 
@@ -156,6 +157,9 @@ __noinline int judge_flow(struct __sk_buff *skb, struct packet *p)
 		/* The opener asked for an address, and its policy was asked about that, not about who stands behind it. */
 		if (!forward && p->hairpin && p->point == POINT_TO_ENDPOINT)
 			p->source_identity = ipcache_find(&p->source, p->family).identity;
+		/* What the host translated must come by the host again; what came through the tunnel goes back through it. */
+		if (!forward && p->point == POINT_FROM_ENDPOINT)
+			p->tunnel = !!(entry->flags & CT_TUNNEL);
 		next = *entry;
 	}
 	reason = judge(p, forward, skb->len);

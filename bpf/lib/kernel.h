@@ -35,6 +35,9 @@ HELPER(long, skb_store_bytes, struct __sk_buff *skb, __u32 offset, const void *f
 HELPER(long, skb_pull_data, struct __sk_buff *skb, __u32 length);
 HELPER(long, skb_change_tail, struct __sk_buff *skb, __u32 length, __u64 flags);
 HELPER(long, skb_change_type, struct __sk_buff *skb, __u32 type);
+HELPER(long, skb_get_tunnel_key, struct __sk_buff *skb, struct bpf_tunnel_key *key, __u32 size, __u64 flags);
+HELPER(long, skb_set_tunnel_key, struct __sk_buff *skb, const struct bpf_tunnel_key *key, __u32 size, __u64 flags);
+HELPER(long, redirect, __u32 ifindex, __u64 flags);
 HELPER(long, redirect_peer, __u32 ifindex, __u64 flags);
 HELPER(void *, ringbuf_reserve, void *ringbuf, __u64 size, __u64 flags);
 HELPER(void, ringbuf_submit, void *record, __u64 flags);
@@ -54,6 +57,7 @@ HELPER(void, ringbuf_submit, void *record, __u64 flags);
 
 #define bpf_ntohs(x) __builtin_bswap16(x)
 #define bpf_htons(x) __builtin_bswap16(x)
+#define bpf_ntohl(x) __builtin_bswap32(x)
 #define bpf_htonl(x) __builtin_bswap32(x)
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "these programs are written for little-endian machines");
 

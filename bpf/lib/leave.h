@@ -43,6 +43,7 @@ static __always_inline int leave_established(struct __sk_buff *skb, struct packe
 	struct ct_entry *entry;
 	union ct_key key;
 	__u32 side, other, slot;
+	bool tunnel;
 
 	side = ct_key_of(p, &key, v6) & 1;
 	other = side ^ 1;
@@ -52,6 +53,7 @@ static __always_inline int leave_established(struct __sk_buff *skb, struct packe
 	if (entry->slot[side] != p->source_slot || entry->stamp[side] != ep->policy)
 		return NOT_ESTABLISHED;
 	slot = entry->slot[other];
+	tunnel = entry->flags & CT_TUNNEL;
 	if (slot) {
 		to = bpf_map_lookup_elem(&cilium_lxc, &slot);
 		if (!to || to->policy != entry->stamp[other] || !endpoint_has(to, &p->destination, v6))
@@ -64,7 +66,9 @@ static __always_inline int leave_established(struct __sk_buff *skb, struct packe
 	if (unlikely((ct_touch(entry, p, side, skb->len, now) && run->monitor == MONITOR_MEDIUM) ||
 		     run->monitor >= MONITOR_ALL))
 		leave_report(skb, p, entry, side);
-	return to ? deliver_local(skb, p, to, slot, v6) : deliver_to_stack(skb);
+	if (likely(to))
+		return deliver_local(skb, p, to, slot, DIRECTION_EGRESS | DIRECTION_INGRESS, v6);
+	return tunnel ? deliver_to_node(skb, p) : deliver_to_stack(skb);
 }
 
 /* Who the destination is. 0, or the reason to drop. */
@@ -72,6 +76,7 @@ static __always_inline __u32 leave_destination(struct packet *p, const struct en
 {
 	struct ipcache_entry found;
 	const struct endpoint *to;
+	const struct vtep *vtep;
 
 	/* Before the look-up: a change in between makes the stamp old, never too new. */
 	p->ipcache_generation = ipcache_generation();
@@ -79,6 +84,13 @@ static __always_inline __u32 leave_destination(struct packet *p, const struct en
 	p->destination_identity = found.identity;
 	if (!found.slot) {
 		p->point = POINT_FROM_ENDPOINT;
+		vtep = found.identity == IDENTITY_HOST ? NULL : tunnel_find(&p->destination, p->family);
+		if (vtep) {
+			/* Nobody is sent a packet who has no identity yet, or whose address nobody has. */
+			if (is_outside(found.identity) && !tunnel_is_node(vtep, &p->destination))
+				return DROP_UNROUTABLE;
+			p->tunnel = !is_outside(found.identity);
+		}
 		return (ep->flags & ENDPOINT_INTERNAL) && is_outside(found.identity) ? DROP_UNROUTABLE : 0;
 	}
 	to = endpoint_at(found.slot);
@@ -90,17 +102,18 @@ static __always_inline __u32 leave_destination(struct packet *p, const struct en
 	return p->destination_identity ? 0 : DROP_NO_POLICY;
 }
 
-/* Sends an allowed packet on; `slot` 0: to the host's stack. */
+/* Sends an allowed packet on; `slot` 0: to another node or to the host's stack. */
 static __always_inline int leave_forward(struct __sk_buff *skb, struct packet *p, __u32 slot)
 {
 	const struct endpoint *to = endpoint_at(slot);
 
 	p->direction = DIRECTION_EGRESS; /* should it be dropped yet, that is this end's doing */
 	if (!slot)
-		return deliver_to_stack(skb);
+		return p->tunnel ? deliver_to_node(skb, p) : deliver_to_stack(skb);
 	if (!to)
 		return drop(skb, p, DROP_UNROUTABLE);
-	return is_ipv6(p) ? deliver_local(skb, p, to, slot, true) : deliver_local(skb, p, to, slot, false);
+	return is_ipv6(p) ? deliver_local(skb, p, to, slot, DIRECTION_EGRESS | DIRECTION_INGRESS, true) :
+			    deliver_local(skb, p, to, slot, DIRECTION_EGRESS | DIRECTION_INGRESS, false);
 }
 
 /* Everything but an established flow. The source has been checked. */

@@ -60,6 +60,8 @@ struct packet {
 	__u8 ct_state;
 	__u8 matched;
 	__u8 hairpin; /* bool: the other end is a local endpoint, but reached by way of the host's stack */
+	__u8 tunnel; /* bool: the other end is reached through the tunnel */
+	__u8 pad[3];
 	/* What a verdict rests on: policies of the ends that are judged here (0: none), state of the ipcache it used. */
 	__u32 source_policy;
 	__u32 destination_policy;

@@ -64,6 +64,7 @@ __noinline int related(struct __sk_buff *skb, struct packet *p)
 		if (entry->slot[other] != p->source_slot)
 			return DROP_UNKNOWN_CT_STATE;
 		p->destination_slot = entry->slot[side];
+		p->tunnel = !!(entry->flags & CT_TUNNEL);
 		to = endpoint_at(p->destination_slot);
 		p->destination_identity = to ? to->identity : entry->stamp[side & 1];
 	} else if (entry->slot[side & 1] != p->destination_slot) {

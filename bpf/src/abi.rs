@@ -6,12 +6,16 @@
 
 pub use crate::endian::{Be16, Be32};
 
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 pub const LXC_IFINDEX_BASE: u32 = 65536;
 pub const LXC_SLOTS: u32 = 65536;
 pub const IDENTITY_HOST: u32 = 1;
+pub const IDENTITY_HEALTH: u32 = 4;
+pub const IDENTITY_INIT: u32 = 5;
+pub const IDENTITY_REMOTE_NODE: u32 = 6;
 pub const IDENTITY_WORLD_IPV4: u32 = 9;
 pub const IDENTITY_WORLD_IPV6: u32 = 10;
+pub const IDENTITY_FIRST_CLUSTER: u32 = 256;
 pub const IDENTITY_FIRST_LOCAL: u32 = 16777216;
 pub const FAMILY_IPV4: u32 = 1;
 pub const FAMILY_IPV6: u32 = 2;
@@ -33,6 +37,7 @@ pub const CT_ASKER_A: u32 = 1;
 pub const CT_ASKER_B: u32 = 2;
 pub const CT_OPENED_BY_B: u32 = 1;
 pub const CT_HAIRPIN: u32 = 2;
+pub const CT_TUNNEL: u32 = 4;
 pub const METRIC_REASONS: u32 = 256;
 pub const REASON_FORWARDED: u32 = 0;
 pub const REASON_EVENT_LOST: u32 = 1;
@@ -173,6 +178,21 @@ const _: () = {
     ["Offset of field: IpcacheEntry::identity"][::core::mem::offset_of!(IpcacheEntry, identity) - 0usize];
     ["Offset of field: IpcacheEntry::slot"][::core::mem::offset_of!(IpcacheEntry, slot) - 4usize];
     ["Offset of field: IpcacheEntry::pad"][::core::mem::offset_of!(IpcacheEntry, pad) - 6usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
+pub struct Vtep {
+    pub family: u8,
+    pub pad: [u8; 3usize],
+    pub address: [u8; 16usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Vtep"][::core::mem::size_of::<Vtep>() - 20usize];
+    ["Alignment of Vtep"][::core::mem::align_of::<Vtep>() - 1usize];
+    ["Offset of field: Vtep::family"][::core::mem::offset_of!(Vtep, family) - 0usize];
+    ["Offset of field: Vtep::pad"][::core::mem::offset_of!(Vtep, pad) - 1usize];
+    ["Offset of field: Vtep::address"][::core::mem::offset_of!(Vtep, address) - 4usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
@@ -424,6 +444,7 @@ pub const DROP_UNKNOWN_CT_STATE: DropReason = 163;
 pub const DROP_NO_POLICY: DropReason = 165;
 pub const DROP_UNSUPPORTED_L2: DropReason = 166;
 pub const DROP_ENCAPSULATION: DropReason = 170;
+pub const DROP_INVALID_IDENTITY: DropReason = 171;
 pub const DROP_UNKNOWN_SENDER: DropReason = 172;
 pub const DROP_FRAGMENT_NOT_FOUND: DropReason = 175;
 pub const DROP_FORBIDDEN_ICMP6: DropReason = 176;

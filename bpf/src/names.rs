@@ -14,6 +14,10 @@ pub mod map {
     pub const IPCACHE: &str = "cilium_ipcache";
     /// LPM_TRIE: prefix length `abi::IPCACHE_LPM_FAMILY_BITS` + n, `abi::IpcacheKey` -> `abi::IpcacheEntry`, prefixes.
     pub const IPCACHE_LPM: &str = "cilium_ipcache_lpm";
+    /// LPM_TRIE: as in `IPCACHE_LPM`, of pods on other nodes -> `abi::Vtep`.
+    pub const TUNNEL: &str = "cilium_tunnel_map";
+    /// HASH: `abi::IpcacheKey`, underlay addresses of known nodes -> `u32` of no meaning.
+    pub const NODES: &str = "cilium_node_map";
     /// LRU_HASH: `abi::Ct4Key` -> `abi::CtEntry`.
     pub const CT4: &str = "cilium_ct4_global";
     /// LRU_HASH: `abi::Ct6Key` -> `abi::CtEntry`.
@@ -30,8 +34,8 @@ pub mod map {
     pub const EVENTS: &str = "cilium_events";
 
     /// Every map of `CONTAINER`.
-    pub const ALL: [&str; 12] =
-        [LXC, POLICIES, POLICY, IPCACHE, IPCACHE_LPM, CT4, CT6, FRAG4, FRAG6, METRICS, RUNTIME, EVENTS];
+    pub const ALL: [&str; 14] =
+        [LXC, POLICIES, POLICY, IPCACHE, IPCACHE_LPM, TUNNEL, NODES, CT4, CT6, FRAG4, FRAG6, METRICS, RUNTIME, EVENTS];
 }
 
 /// Programs, all of type `SCHED_CLS`.
@@ -40,11 +44,15 @@ pub mod program {
     pub const FROM_CONTAINER: &str = "from_container";
     /// tcx egress of an endpoint's host-side device: what the host's stack sends to the container.
     pub const TO_CONTAINER: &str = "to_container";
+    /// tcx ingress of the tunnel device: what other nodes sent.
+    pub const FROM_OVERLAY: &str = "from_overlay";
+    /// tcx egress of the tunnel device: what the host's stack sends to pods of other nodes.
+    pub const TO_OVERLAY: &str = "to_overlay";
     /// Never attached: run by test_run it returns the low 32 bits of jiffies, the clock of `abi::CtEntry::seen`.
     pub const CLOCK: &str = "clock";
 
     /// Every program of `CONTAINER`.
-    pub const ALL: [&str; 3] = [FROM_CONTAINER, TO_CONTAINER, CLOCK];
+    pub const ALL: [&str; 5] = [FROM_CONTAINER, TO_CONTAINER, FROM_OVERLAY, TO_OVERLAY, CLOCK];
 }
 
 /// Constants of the programs that the loader sets (`volatile const`, `u32` each); times are in jiffies.

@@ -20,6 +20,7 @@ pod!(
     PolicyEntry,
     IpcacheKey,
     IpcacheEntry,
+    Vtep,
     Ct4Key,
     Ct6Key,
     CtEntry,

@@ -81,6 +81,7 @@ fn network(report: &mut Report) -> Result<(), CleanupError> {
         let device = Device::decode(&message);
         let ours = device.endpoint().is_some()
             || device.is_doomed()
+            || device.tunnel().is_some()
             || (device.name == HOST_DEVICE && device.group == GROUP && device.veth);
         if ours {
             doomed.push((format!("device {}", device.name), links::delete(device.ifindex)));

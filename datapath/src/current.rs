@@ -26,6 +26,14 @@ pub struct Link {
     pub up: bool,
 }
 
+/// The tunnel device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TunnelLink {
+    pub port: u16,
+    pub mtu: u32,
+    pub up: bool,
+}
+
 /// What the programs know of an endpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Slot {
@@ -38,7 +46,7 @@ pub struct Slot {
     pub node_mac: Mac,
 }
 
-/// The two programs on an endpoint's device.
+/// The two programs on an endpoint's device, or on the tunnel's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Attachment {
     /// Both are this build's.
@@ -67,6 +75,9 @@ pub struct Network {
     pub gateways: BTreeSet<IpAddr>,
     /// Prefixes with an unreachable route of ours.
     pub pools: BTreeSet<IpNetwork>,
+    pub tunnel: Option<TunnelLink>,
+    /// Prefixes with a route into the tunnel, and preferred sources.
+    pub tunnel_routes: BTreeMap<IpNetwork, Option<IpAddr>>,
     pub links: BTreeMap<EndpointId, Link>,
     /// Address to preferred source, by endpoint.
     pub routes: BTreeMap<EndpointId, BTreeMap<IpAddr, Option<IpAddr>>>,
@@ -78,9 +89,15 @@ pub struct Network {
 pub struct Bpf {
     pub slots: BTreeMap<EndpointId, Slot>,
     pub attachments: BTreeMap<EndpointId, Attachment>,
+    /// Of the tunnel device.
+    pub tunnel: Option<Attachment>,
+    /// Behind which node a prefix is; a node's own address is behind itself.
+    pub vteps: BTreeMap<IpNetwork, IpAddr>,
+    /// Nodes that are believed.
+    pub nodes: BTreeSet<IpAddr>,
     pub policies: BTreeMap<PolicyId, Policy>,
     pub ipcache: BTreeMap<IpNetwork, IpcacheEntry>,
-    /// The ipcache changed since flows were last told to look again.
+    /// The ipcache, or what is known of other nodes, changed since flows were last told to look again.
     pub flows_stale: bool,
     /// The largest policy id that was ever given out.
     pub last_policy: u32,
@@ -112,6 +129,16 @@ impl Current {
             | Operation::RemoveGateway(_)
             | Operation::AddPool(_)
             | Operation::RemovePool(_) => self.network.record_node(operation),
+            Operation::CreateTunnel(_) | Operation::DeleteTunnel => {
+                self.network.record_tunnel(operation);
+                if let Some(attachment) = &mut self.bpf.tunnel {
+                    *attachment = Attachment::Dead;
+                }
+            }
+            Operation::AdjustTunnel(_)
+            | Operation::RaiseTunnel
+            | Operation::AddTunnelRoute(..)
+            | Operation::RemoveTunnelRoute(_) => self.network.record_tunnel(operation),
             Operation::CreateLink(id, _) => {
                 self.network.record_link(operation);
                 // What is pinned belongs to a device that is no more.
@@ -133,7 +160,13 @@ impl Current {
             | Operation::RemoveNeighbour(..) => self.network.record_link(operation),
             Operation::Masquerade(pools) => self.firewall.masquerade = Some(pools.clone()),
             Operation::Forward => self.firewall.forward = true,
-            Operation::ClearSlot(_)
+            Operation::AttachTunnel
+            | Operation::UnpinTunnel
+            | Operation::PutVtep(..)
+            | Operation::RemoveVtep(_)
+            | Operation::PutNode(_)
+            | Operation::RemoveNode(_)
+            | Operation::ClearSlot(_)
             | Operation::WriteSlot(..)
             | Operation::Attach(_)
             | Operation::Unpin(_)
@@ -156,6 +189,24 @@ impl Network {
             Operation::RemoveGateway(ip) => drop(self.gateways.remove(ip)),
             Operation::AddPool(prefix) => drop(self.pools.insert(*prefix)),
             Operation::RemovePool(prefix) => drop(self.pools.remove(prefix)),
+            _ => {}
+        }
+    }
+
+    fn record_tunnel(&mut self, operation: &Operation) {
+        match operation {
+            Operation::CreateTunnel(spec) => {
+                self.tunnel = Some(TunnelLink { port: spec.port, mtu: spec.mtu, up: false });
+                self.tunnel_routes.clear();
+            }
+            Operation::DeleteTunnel => {
+                self.tunnel = None;
+                self.tunnel_routes.clear();
+            }
+            Operation::AdjustTunnel(spec) => self.tunnel.iter_mut().for_each(|link| link.mtu = spec.mtu),
+            Operation::RaiseTunnel => self.tunnel.iter_mut().for_each(|link| link.up = true),
+            Operation::AddTunnelRoute(prefix, source) => drop(self.tunnel_routes.insert(*prefix, *source)),
+            Operation::RemoveTunnelRoute(prefix) => drop(self.tunnel_routes.remove(prefix)),
             _ => {}
         }
     }
@@ -220,6 +271,18 @@ impl Bpf {
                 }
             }
             Operation::RemovePolicy(id, _) => drop(self.policies.remove(id)),
+            Operation::AttachTunnel => self.tunnel = Some(Attachment::Current),
+            Operation::UnpinTunnel => self.tunnel = None,
+            Operation::PutVtep(prefix, vtep) => {
+                self.vteps.insert(*prefix, *vtep);
+                self.flows_stale = true;
+            }
+            Operation::RemoveVtep(prefix) => {
+                self.vteps.remove(prefix);
+                self.flows_stale = true;
+            }
+            Operation::PutNode(node) => drop(self.nodes.insert(*node)),
+            Operation::RemoveNode(node) => drop(self.nodes.remove(node)),
             Operation::PutIpcache(prefix, entry) => {
                 self.ipcache.insert(*prefix, *entry);
                 self.flows_stale = true;

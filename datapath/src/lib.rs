@@ -35,8 +35,8 @@ mod tables;
 mod undertaker;
 mod worker;
 
-pub use config::{Aggregation, Attach, Config, Timeouts, TunnelPorts};
+pub use config::{Aggregation, Attach, Config, Timeouts, Tunnel, TunnelPorts};
 pub use handle::{Handle, StartError, start};
 pub use maps::conntrack::{Flow, FlowEnd, FlowState};
 pub use maps::metrics::Metric;
-pub use tables::{EndpointRow, IpcacheRow, MapInfo, PolicyRow, PolicyTable, TableError, Tables};
+pub use tables::{EndpointRow, IpcacheRow, MapInfo, PolicyRow, PolicyTable, TableError, Tables, TunnelRow};

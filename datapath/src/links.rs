@@ -2,16 +2,16 @@
 //!
 //! Owns names, numbers, groups and settings of devices. Who asks for which is `plan`'s; sending is `netlink`'s.
 
-use crate::current::Link;
+use crate::current::{Link, TunnelLink};
 use crate::netlink::Request;
-use crate::operation::LinkSpec;
+use crate::operation::{LinkSpec, TunnelSpec};
 use bpf::abi::LXC_IFINDEX_BASE;
 use model::{EndpointId, Mac};
 use rtnetlink::packet_core::{DefaultNla, Emitable};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags,
-    LinkInfo, LinkMessage,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage,
 };
 
 /// The group of every device that this crate makes, "ci" in ASCII: firewall rules name devices by it.
@@ -22,6 +22,12 @@ pub const DOOMED: u32 = 0x6364;
 pub const HOST_DEVICE: &str = "cilium_host";
 /// Its other end; a veth comes in pairs, and unlike a dummy device it needs no kernel module of its own.
 pub const HOST_PEER: &str = "cilium_net";
+
+/// Carries packets from and to all other nodes.
+pub const TUNNEL_DEVICE: &str = "cilium_vxlan";
+/// Stands for the tunnel device in what it has in common with those of endpoints: its number is that of an endpoint 0, and
+/// there is no such endpoint.
+pub const TUNNEL: EndpointId = EndpointId(0);
 
 const IPV4_DEVCONF_FORWARDING: u16 = 1;
 const IPV4_DEVCONF_PROXY_ARP: u16 = 3;
@@ -101,6 +107,40 @@ pub fn configure_host_end(ifindex: u32, ipv6: bool) -> [Request; 2] {
     [Request::change(RouteNetlinkMessage::SetLink(settings)), raise(ifindex)]
 }
 
+/// The tunnel device, down, and its settings. Where a packet goes and whose it is stands in each packet's tunnel key; on the
+/// device itself there is nobody to resolve. Of IPv6 outer headers those without a checksum are taken too: what is inside
+/// has its own.
+pub fn create_tunnel(spec: TunnelSpec, mac: Mac, ipv6: bool) -> [Request; 2] {
+    let mut message = LinkMessage::default();
+    message.header.index = ifindex(TUNNEL);
+    message.attributes = vec![
+        LinkAttribute::IfName(TUNNEL_DEVICE.to_owned()),
+        LinkAttribute::Address(mac.0.to_vec()),
+        LinkAttribute::Mtu(spec.mtu),
+        LinkAttribute::Group(GROUP),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Vxlan),
+            LinkInfo::Data(InfoData::Vxlan(vec![
+                InfoVxlan::CollectMetadata(true),
+                InfoVxlan::Learning(false),
+                InfoVxlan::Port(spec.port),
+                InfoVxlan::UDPZeroCsumRX(true),
+            ])),
+        ]),
+    ];
+    let mut settings = settings(ifindex(TUNNEL), ipv6);
+    settings.header.flags = LinkFlags::Noarp;
+    settings.header.change_mask = LinkFlags::Noarp;
+    [Request::create(RouteNetlinkMessage::NewLink(message)), Request::change(RouteNetlinkMessage::SetLink(settings))]
+}
+
+pub fn adjust_tunnel(spec: TunnelSpec) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = ifindex(TUNNEL);
+    message.attributes = vec![LinkAttribute::Mtu(spec.mtu)];
+    Request::change(RouteNetlinkMessage::SetLink(message))
+}
+
 pub fn list() -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetLink(LinkMessage::default())
 }
@@ -115,6 +155,8 @@ pub struct Device {
     pub mtu: u32,
     pub up: bool,
     pub veth: bool,
+    /// UDP port of a tunnel device that takes its peers from the packets.
+    pub tunnel_port: Option<u16>,
 }
 
 impl Device {
@@ -129,7 +171,10 @@ impl Device {
                 LinkAttribute::Address(bytes) => {
                     device.mac = bytes.as_slice().try_into().map(Mac).unwrap_or_default();
                 }
-                LinkAttribute::LinkInfo(info) => device.veth = info.contains(&LinkInfo::Kind(InfoKind::Veth)),
+                LinkAttribute::LinkInfo(info) => {
+                    device.veth = info.contains(&LinkInfo::Kind(InfoKind::Veth));
+                    device.tunnel_port = tunnel_port(info);
+                }
                 _ => {}
             }
         }
@@ -146,9 +191,29 @@ impl Device {
         self.veth && self.group == DOOMED && endpoint_of(self.ifindex).is_some()
     }
 
+    /// The tunnel device, if it is that.
+    pub fn tunnel(&self) -> Option<TunnelLink> {
+        let ours = self.ifindex == ifindex(TUNNEL) && self.group == GROUP;
+        let port = self.tunnel_port.filter(|_| ours)?;
+        Some(TunnelLink { port, mtu: self.mtu, up: self.up })
+    }
+
     pub fn into_link(self) -> Link {
         Link { name: self.name, mac: self.mac, mtu: self.mtu, up: self.up }
     }
+}
+
+fn tunnel_port(info: &[LinkInfo]) -> Option<u16> {
+    let settings = info.iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Vxlan(settings)) => Some(settings),
+        _ => None,
+    })?;
+    let collects = settings.contains(&InfoVxlan::CollectMetadata(true));
+    let port = settings.iter().find_map(|setting| match setting {
+        InfoVxlan::Port(port) => Some(*port),
+        _ => None,
+    });
+    port.filter(|_| collects)
 }
 
 /// Hardware addresses are given, not left to the kernel: what the kernel draws, udev may replace later.

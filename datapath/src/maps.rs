@@ -8,6 +8,7 @@ pub mod ipcache;
 pub mod metrics;
 pub mod policy;
 pub mod runtime;
+pub mod tunnel;
 
 use crate::syscall::{Map, MapInfo, map_info, open_pin};
 use aya::maps::lpm_trie;
@@ -41,6 +42,8 @@ pub struct Maps {
     pub policy: Map<abi::PolicyKey, abi::PolicyEntry>,
     pub ipcache: Map<abi::IpcacheKey, abi::IpcacheEntry>,
     pub ipcache_lpm: Map<LpmKey, abi::IpcacheEntry>,
+    pub tunnel: Map<LpmKey, abi::Vtep>,
+    pub nodes: Map<abi::IpcacheKey, u32>,
     pub ct4: Map<abi::Ct4Key, abi::CtEntry>,
     pub ct6: Map<abi::Ct6Key, abi::CtEntry>,
     pub frag4: Map<abi::Frag4Key, abi::FragEntry>,
@@ -60,6 +63,8 @@ impl Maps {
             policy: open(directory, names::map::POLICY)?,
             ipcache: open(directory, names::map::IPCACHE)?,
             ipcache_lpm: open(directory, names::map::IPCACHE_LPM)?,
+            tunnel: open(directory, names::map::TUNNEL)?,
+            nodes: open(directory, names::map::NODES)?,
             ct4: open(directory, names::map::CT4)?,
             ct6: open(directory, names::map::CT6)?,
             frag4: open(directory, names::map::FRAG4)?,
@@ -76,7 +81,7 @@ impl Maps {
     }
 
     /// Name and kernel facts of each map.
-    pub fn infos(&self) -> [(&'static str, MapInfo); 12] {
+    pub fn infos(&self) -> [(&'static str, MapInfo); 14] {
         use names::map;
         [
             (map::LXC, self.lxc.info()),
@@ -84,6 +89,8 @@ impl Maps {
             (map::POLICY, self.policy.info()),
             (map::IPCACHE, self.ipcache.info()),
             (map::IPCACHE_LPM, self.ipcache_lpm.info()),
+            (map::TUNNEL, self.tunnel.info()),
+            (map::NODES, self.nodes.info()),
             (map::CT4, self.ct4.info()),
             (map::CT6, self.ct6.info()),
             (map::FRAG4, self.frag4.info()),

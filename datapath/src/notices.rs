@@ -2,7 +2,7 @@
 //!
 //! Owns the sockets that listen. What is done about a change is `worker`'s and `addresses`'s.
 
-use crate::links::{Device, HOST_DEVICE, HOST_PEER};
+use crate::links::{Device, HOST_DEVICE, HOST_PEER, TUNNEL_DEVICE};
 use crate::netlink::frames;
 use model::EndpointId;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
@@ -85,9 +85,14 @@ pub struct Devices {
     pub endpoints: BTreeMap<EndpointId, Seen>,
     /// An end of the `cilium_host` pair was touched.
     pub host: Option<Seen>,
+    pub tunnel: Option<Seen>,
 }
 
 impl Devices {
+    pub fn is_empty(&self) -> bool {
+        self.endpoints.is_empty() && self.host.is_none() && self.tunnel.is_none()
+    }
+
     pub fn note(&mut self, bytes: &[u8]) {
         for frame in frames(bytes).map_while(Result::ok) {
             let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(frame.bytes) else { continue };
@@ -108,6 +113,8 @@ impl Devices {
                 self.endpoints.insert(id, seen);
             } else if device.name == HOST_DEVICE || device.name == HOST_PEER {
                 self.host = Some(seen);
+            } else if device.name == TUNNEL_DEVICE {
+                self.tunnel = Some(seen);
             }
         }
     }

@@ -24,6 +24,15 @@ pub struct LinkSpec {
     pub mtu: u32,
 }
 
+/// What the tunnel device should be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TunnelSpec {
+    /// UDP port, of both ends.
+    pub port: u16,
+    /// Of what goes inside.
+    pub mtu: u32,
+}
+
 #[derive(Clone, PartialEq, Debug)]
 pub enum Operation {
     /// Has the node forward packets of both families.
@@ -35,6 +44,24 @@ pub enum Operation {
     /// Makes a prefix unreachable unless something more specific says where it is.
     AddPool(IpNetwork),
     RemovePool(IpNetwork),
+
+    /// Makes the tunnel device, down, in the place of another one.
+    CreateTunnel(TunnelSpec),
+    AdjustTunnel(TunnelSpec),
+    AttachTunnel,
+    RaiseTunnel,
+    /// Deletes the device and with it its routes.
+    DeleteTunnel,
+    UnpinTunnel,
+    /// Into the tunnel, to pods of another node, with the source that the host's own packets get.
+    AddTunnelRoute(IpNetwork, Option<IpAddr>),
+    RemoveTunnelRoute(IpNetwork),
+    /// Tells behind which node a prefix is.
+    PutVtep(IpNetwork, IpAddr),
+    RemoveVtep(IpNetwork),
+    /// What comes from there through the tunnel is believed.
+    PutNode(IpAddr),
+    RemoveNode(IpAddr),
 
     /// Makes a pair of devices, both down.
     CreateLink(EndpointId, LinkSpec),
@@ -89,6 +116,16 @@ impl Operation {
             Operation::HostDevice => Object::Node("devices"),
             Operation::AddGateway(ip) | Operation::RemoveGateway(ip) => Object::Gateway(*ip),
             Operation::AddPool(prefix) | Operation::RemovePool(prefix) => Object::Pool(*prefix),
+            Operation::CreateTunnel(_)
+            | Operation::AdjustTunnel(_)
+            | Operation::AttachTunnel
+            | Operation::RaiseTunnel
+            | Operation::DeleteTunnel
+            | Operation::UnpinTunnel => Object::Node("tunnel"),
+            Operation::AddTunnelRoute(..) | Operation::RemoveTunnelRoute(_) => Object::Node("tunnel routes"),
+            Operation::PutVtep(..) | Operation::RemoveVtep(_) | Operation::PutNode(_) | Operation::RemoveNode(_) => {
+                Object::Node("other nodes")
+            }
             Operation::CreateLink(id, _)
             | Operation::AdjustLink(id, _)
             | Operation::RaiseLink(id)
@@ -120,6 +157,12 @@ impl Operation {
             | Operation::RemoveGateway(_)
             | Operation::AddPool(_)
             | Operation::RemovePool(_)
+            | Operation::CreateTunnel(_)
+            | Operation::AdjustTunnel(_)
+            | Operation::RaiseTunnel
+            | Operation::DeleteTunnel
+            | Operation::AddTunnelRoute(..)
+            | Operation::RemoveTunnelRoute(_)
             | Operation::CreateLink(..)
             | Operation::AdjustLink(..)
             | Operation::RaiseLink(_)
@@ -128,7 +171,13 @@ impl Operation {
             | Operation::RemoveRoute(..)
             | Operation::AddNeighbour(..)
             | Operation::RemoveNeighbour(..) => Domain::Network,
-            Operation::Attach(_)
+            Operation::AttachTunnel
+            | Operation::UnpinTunnel
+            | Operation::PutVtep(..)
+            | Operation::RemoveVtep(_)
+            | Operation::PutNode(_)
+            | Operation::RemoveNode(_)
+            | Operation::Attach(_)
             | Operation::Unpin(_)
             | Operation::WriteSlot(..)
             | Operation::ClearSlot(_)

@@ -4,7 +4,9 @@
 
 mod endpoints;
 mod policies;
+mod tunnel;
 
+use crate::Tunnel;
 use crate::current::{Current, PolicyId};
 use crate::operation::Operation;
 use ipnetwork::IpNetwork;
@@ -17,14 +19,14 @@ use std::sync::Arc;
 /// A step of a round; they run in this order. Operations of one stage do not depend on each other.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Stage {
-    /// Forwarding, gateway addresses, unreachable pools: endpoints' routes name gateways as their source, and an address
+    /// Forwarding, the tunnel device, gateway addresses, unreachable pools: endpoints' routes name gateways as their source, and an address
     /// of a pool must not follow the default route in the time before its own route is there.
     Node,
     /// Empty the slots of gone endpoints, so that their devices drop everything before anything of theirs goes.
     Cut,
-    /// Addresses stop to carry identities, before the policies that judge those identities go.
+    /// Other nodes are no longer believed, nothing is sent to them. Addresses stop to carry identities, before the policies that judge those identities go.
     Forget,
-    /// Flows that rest on forgotten addresses are judged again.
+    /// Flows that rest on forgotten addresses and nodes are judged again.
     ForgetFlows,
     /// Routes and neighbours that lead to the wrong place go before their devices: their deletion needs the device.
     Withdraw,
@@ -39,6 +41,9 @@ pub enum Stage {
     /// Slots: each endpoint goes over to its new policy in one write. After it, every verdict is in place that the
     /// addresses of stage `Identities` need.
     Slots,
+    /// Pods of other nodes are behind these, before their addresses begin to carry identities: until both are known nothing
+    /// is sent there, and nothing believed.
+    Nodes,
     /// Addresses begin to carry identities.
     Identities,
     /// Flows that rest on the addresses' former identities are judged again.
@@ -48,7 +53,7 @@ pub enum Stage {
     Attach,
     /// Only a device that is filtered goes up.
     Raise,
-    /// The host finds its way to the endpoints. Needs devices that are up, and gateways as sources.
+    /// The host finds its way to the endpoints, here and elsewhere. Needs devices that are up, and gateways as sources.
     Reach,
     /// The firewall around us.
     Firewall,
@@ -67,6 +72,8 @@ pub struct Seen {
     pub prefixes: BTreeSet<IpNetwork>,
     pub gateways: BTreeSet<IpAddr>,
     pub pools: BTreeSet<IpNetwork>,
+    pub vteps: BTreeSet<IpNetwork>,
+    pub nodes: BTreeSet<IpAddr>,
 }
 
 impl Seen {
@@ -80,6 +87,8 @@ impl Seen {
         self.prefixes.extend(desired.ipcache.keys());
         self.gateways.extend(&desired.gateways);
         self.pools.extend(&desired.pools);
+        self.vteps.extend(desired.vteps.keys());
+        self.nodes.extend(&desired.nodes);
     }
 }
 
@@ -88,6 +97,7 @@ impl Seen {
 pub struct Settings {
     /// Masquerade what leaves the node from the pools.
     pub masquerade: bool,
+    pub tunnel: Tunnel,
 }
 
 #[derive(Debug, Default)]
@@ -123,6 +133,7 @@ pub fn plan(
     policies::plan(&mut plan, current, desired, fading);
     endpoints::plan(&mut plan, current, desired, seen);
     policies::sweep(&mut plan, current);
+    tunnel::plan(&mut plan, current, desired, seen, settings.tunnel);
     ipcache(&mut plan, current, desired, seen);
     firewall(&mut plan, current, desired, seen, settings);
     plan
@@ -156,8 +167,8 @@ fn node(plan: &mut Plan, current: &Current, desired: &Datapath, seen: &Seen) {
 
 fn ipcache(plan: &mut Plan, current: &Current, desired: &Datapath, seen: &Seen) {
     let held = &current.bpf.ipcache;
-    let mut forgets = false;
-    let mut puts = false;
+    let changes = |stage| plan.stages.get(&stage).is_some_and(|operations| operations.iter().any(tunnel::moves_flows));
+    let (mut forgets, mut puts) = (changes(Stage::Forget), changes(Stage::Nodes));
     for prefix in held.keys() {
         if !desired.ipcache.contains_key(prefix) && (desired.settled || seen.prefixes.contains(prefix)) {
             plan.add(Stage::Forget, Operation::RemoveIpcache(*prefix));

@@ -7,17 +7,18 @@
 //! cilium/abi_<n>                     an empty directory: what the maps mean (`ABI_VERSION`)
 //! cilium/programs/<program>          what new devices get
 //! cilium/links/<endpoint>_<program>  tcx links (devices of kernels without tcx hold their programs themselves)
+//! cilium/links/0_<program>           those of the tunnel device, which has the number of an endpoint 0 (`links::TUNNEL`)
 //! ```
 
 mod layout;
 
 use crate::current::Attachment;
 use crate::filters::{self, Side};
-use crate::links::ifindex;
+use crate::links::{TUNNEL, ifindex};
 use crate::maps::{MapError, Maps, policy};
 use crate::netlink::{Netlink, NetlinkError, Refused};
 use crate::syscall::{self, Hook};
-use crate::{Attach, Config, clock};
+use crate::{Attach, Config, Tunnel, clock};
 use aya::EbpfLoader;
 use aya::programs::{Program, ProgramError, SchedClassifier};
 use bpf::names::{knob, program};
@@ -86,6 +87,7 @@ struct Loaded {
 #[derive(Debug)]
 pub struct Programs {
     hooks: [Loaded; 2],
+    tunnel_hooks: [Loaded; 2],
     clock: OwnedFd,
     links: PathBuf,
     /// Otherwise by clsact.
@@ -123,6 +125,8 @@ pub fn load(config: &Config) -> Result<(Programs, Maps), LoadError> {
     };
     let (from, from_id) = load(program::FROM_CONTAINER)?;
     let (to, to_id) = load(program::TO_CONTAINER)?;
+    let (from_overlay, from_overlay_id) = load(program::FROM_OVERLAY)?;
+    let (to_overlay, to_overlay_id) = load(program::TO_OVERLAY)?;
     let (clock, _) = load(program::CLOCK)?;
     let maps = Maps::open(&directory)?;
     former.restore(&maps)?;
@@ -135,7 +139,17 @@ pub fn load(config: &Config) -> Result<(Programs, Maps), LoadError> {
         Loaded { name: program::FROM_CONTAINER, hook: ingress, side: Side::Ingress, fd: from, id: from_id },
         Loaded { name: program::TO_CONTAINER, hook: egress, side: Side::Egress, fd: to, id: to_id },
     ];
-    Ok((Programs { hooks, clock, links, tcx }, maps))
+    let tunnel_hooks = [
+        Loaded {
+            name: program::FROM_OVERLAY,
+            hook: ingress,
+            side: Side::Ingress,
+            fd: from_overlay,
+            id: from_overlay_id,
+        },
+        Loaded { name: program::TO_OVERLAY, hook: egress, side: Side::Egress, fd: to_overlay, id: to_overlay_id },
+    ];
+    Ok((Programs { hooks, tunnel_hooks, clock, links, tcx }, maps))
 }
 
 /// Mounts a BPF file system where there is none.
@@ -164,8 +178,12 @@ fn entries(config: &Config) -> [(&'static str, u32); 5] {
 
 fn knobs(config: &Config) -> Vec<(&'static str, u32)> {
     let ticks = |time| clock::ticks(time);
+    let vxlan = match config.tunnel {
+        Tunnel::Vxlan { port } => port,
+        Tunnel::Disabled => config.tunnel_ports.vxlan,
+    };
     vec![
-        (knob::VXLAN_PORT, u32::from(config.tunnel_ports.vxlan)),
+        (knob::VXLAN_PORT, u32::from(vxlan)),
         (knob::GENEVE_PORT, u32::from(config.tunnel_ports.geneve)),
         (knob::CT_TIMEOUT_TCP, ticks(config.timeouts.tcp)),
         (knob::CT_TIMEOUT_TCP_SYN, ticks(config.timeouts.tcp_syn)),
@@ -204,14 +222,19 @@ impl Programs {
         self.clock.try_clone()
     }
 
-    /// Puts both programs on the device of an endpoint. What is there is replaced in place, with no packet in between.
+    /// The programs of an endpoint's device, or of the tunnel's.
+    fn hooks_of(&self, endpoint: EndpointId) -> &[Loaded; 2] {
+        if endpoint == TUNNEL { &self.tunnel_hooks } else { &self.hooks }
+    }
+
+    /// Puts both programs on the device of an endpoint, or on the tunnel's. What is there is replaced in place, with no packet in between.
     pub fn attach(&self, netlink: &mut Netlink, endpoint: EndpointId) -> Result<(), AttachError> {
         if self.tcx {
-            return self.hooks.iter().try_for_each(|program| self.attach_tcx(program, endpoint));
+            return self.hooks_of(endpoint).iter().try_for_each(|program| self.attach_tcx(program, endpoint));
         }
         let number = ifindex(endpoint);
         let mut requests = vec![filters::add_qdisc(number)];
-        requests.extend(self.hooks.iter().map(|p| filters::put(number, p.side, p.name, p.fd.as_fd())));
+        requests.extend(self.hooks_of(endpoint).iter().map(|p| filters::put(number, p.side, p.name, p.fd.as_fd())));
         let mut answers = netlink.execute(requests)?.into_iter();
         match answers.next() {
             Some(Err(refused)) if refused.errno != libc::EEXIST => {
@@ -255,10 +278,10 @@ impl Programs {
 
     /// Where the links of an endpoint's device are pinned.
     pub fn pins(&self, endpoint: EndpointId) -> [PathBuf; 2] {
-        self.hooks.each_ref().map(|program| self.pin_of(endpoint, program.name))
+        self.hooks_of(endpoint).each_ref().map(|program| self.pin_of(endpoint, program.name))
     }
 
-    /// What is attached to the devices of endpoints. Of devices with filters only those in `devices` are looked at.
+    /// What is attached to the devices of endpoints and to the tunnel's. Of devices with filters only those in `devices` are looked at.
     pub fn attachments(
         &self,
         netlink: &mut Netlink,
@@ -274,7 +297,7 @@ impl Programs {
         }
         if !self.tcx {
             for endpoint in devices {
-                for program in &self.hooks {
+                for program in self.hooks_of(endpoint) {
                     if let Some(id) = filter_program(netlink, endpoint, program.side)? {
                         let state = if id == program.id { Attachment::Current } else { Attachment::Outdated };
                         found.entry(endpoint).or_default().push((program.name, state));
@@ -282,16 +305,17 @@ impl Programs {
                 }
             }
         }
-        let both = |programs: &Vec<(&'static str, Attachment)>| {
+        let both = |endpoint: EndpointId, programs: &Vec<(&'static str, Attachment)>| {
             let of = |name| programs.iter().filter(move |(n, _)| *n == name).map(|(_, state)| *state);
-            let states = self.hooks.each_ref().map(|hook| of(hook.name).find(|state| *state != Attachment::Dead));
+            let states =
+                self.hooks_of(endpoint).each_ref().map(|hook| of(hook.name).find(|state| *state != Attachment::Dead));
             match states {
                 [Some(Attachment::Current), Some(Attachment::Current)] => Attachment::Current,
                 [Some(_), Some(_)] => Attachment::Outdated,
                 _ => Attachment::Dead,
             }
         };
-        Ok(found.iter().map(|(endpoint, programs)| (*endpoint, both(programs))).collect())
+        Ok(found.iter().map(|(endpoint, programs)| (*endpoint, both(*endpoint, programs))).collect())
     }
 
     fn pinned(&self, path: &Path, endpoint: EndpointId, program: &Loaded) -> Attachment {
@@ -310,8 +334,8 @@ impl Programs {
     fn endpoint_of_pin(&self, path: &Path) -> Option<(EndpointId, &Loaded)> {
         let name = file_name(path);
         let (id, program) = name.split_once('_')?;
-        let id = id.parse().ok().filter(|id| *id != 0)?;
-        self.hooks.iter().find(|hook| hook.name == program).map(|hook| (EndpointId(id), hook))
+        let id = EndpointId(id.parse().ok()?);
+        self.hooks_of(id).iter().find(|hook| hook.name == program).map(|hook| (id, hook))
     }
 }
 

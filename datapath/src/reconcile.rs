@@ -289,6 +289,15 @@ impl<K: Kernel> Reconciler<K> {
                 let filtered = bpf.attachments.get(id).is_some_and(|attachment| *attachment != Attachment::Dead);
                 needs(filtered, "its programs are not attached")
             }
+            Operation::AttachTunnel => needs(network.tunnel.is_some(), "there is no tunnel device"),
+            Operation::RaiseTunnel => {
+                let filtered = bpf.tunnel.is_some_and(|attachment| attachment != Attachment::Dead);
+                needs(filtered, "its programs are not attached")
+            }
+            Operation::UnpinTunnel => network.tunnel.is_some().then_some(Obstacle::None),
+            Operation::AddTunnelRoute(..) => {
+                needs(network.tunnel.is_some_and(|link| link.up), "the tunnel device is not up")
+            }
             Operation::AddRoute(id, ..) | Operation::AddNeighbour(id, ..) => {
                 needs(link(id).is_some_and(|link| link.up), "its device is not up")
             }

@@ -2,7 +2,7 @@
 //!
 //! Every route of ours carries `PROTOCOL`, by which it is known again. Devices are `links`'s.
 
-use crate::links::ifindex;
+use crate::links::{TUNNEL, ifindex};
 use crate::netlink::Request;
 use ipnetwork::IpNetwork;
 use model::{EndpointId, Mac};
@@ -42,6 +42,17 @@ pub fn unreachable(prefix: IpNetwork) -> Request {
 
 pub fn remove_unreachable(prefix: IpNetwork) -> Request {
     Request::change(RouteNetlinkMessage::DelRoute(pool(prefix)))
+}
+
+/// Into the tunnel, to pods of another node.
+pub fn into_tunnel(prefix: IpNetwork, source: Option<IpAddr>) -> Request {
+    let mut message = tunnel(prefix);
+    message.attributes.extend(source.map(|ip| RouteAttribute::PrefSource(ip.into())));
+    Request::replace(RouteNetlinkMessage::NewRoute(message))
+}
+
+pub fn remove_into_tunnel(prefix: IpNetwork) -> Request {
+    Request::change(RouteNetlinkMessage::DelRoute(tunnel(prefix)))
 }
 
 pub fn neighbour(id: EndpointId, ip: IpAddr, mac: Mac) -> Request {
@@ -100,6 +111,7 @@ pub fn list_routes(family: AddressFamily) -> RouteNetlinkMessage {
 pub enum Route {
     Endpoint { ifindex: u32, ip: IpAddr, source: Option<IpAddr> },
     Pool(IpNetwork),
+    Tunnel { prefix: IpNetwork, source: Option<IpAddr> },
 }
 
 /// What a listed route is to us; `None`: it is not ours.
@@ -119,6 +131,7 @@ pub fn decode_route(message: &RouteMessage) -> Option<Route> {
     let prefix = IpNetwork::new(destination?, message.header.destination_prefix_length).ok()?;
     match (message.header.kind, oif) {
         (RouteType::Unreachable, _) => Some(Route::Pool(prefix)),
+        (RouteType::Unicast, Some(oif)) if oif == ifindex(TUNNEL) => Some(Route::Tunnel { prefix, source }),
         (RouteType::Unicast, Some(ifindex)) => Some(Route::Endpoint { ifindex, ip: prefix.ip(), source }),
         _ => None,
     }
@@ -168,6 +181,12 @@ fn route(prefix: IpNetwork, kind: RouteType) -> RouteMessage {
 fn pool(prefix: IpNetwork) -> RouteMessage {
     let mut message = route(prefix, RouteType::Unreachable);
     message.attributes.push(RouteAttribute::Priority(POOL_METRIC));
+    message
+}
+
+fn tunnel(prefix: IpNetwork) -> RouteMessage {
+    let mut message = route(prefix, RouteType::Unicast);
+    message.attributes.push(RouteAttribute::Oif(ifindex(TUNNEL)));
     message
 }
 

@@ -6,13 +6,13 @@ use crate::Timeouts;
 use crate::links::ifindex;
 use crate::maps::conntrack::{self, Flow};
 use crate::maps::metrics::{self, Metric};
-use crate::maps::{MapError, Maps, endpoints, ipcache, policy};
+use crate::maps::{MapError, Maps, endpoints, ipcache, policy, tunnel};
 use crate::syscall::{Cursor, Map, test_run};
 use ipnetwork::IpNetwork;
 use model::{Direction, EndpointId, Identity, Mac, PolicyEntry, PolicyKey, Protocol};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -55,6 +55,14 @@ pub struct IpcacheRow {
     pub prefix: IpNetwork,
     pub identity: Identity,
     pub endpoint: Option<EndpointId>,
+}
+
+/// Where packets to a prefix go through the tunnel.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct TunnelRow {
+    pub prefix: IpNetwork,
+    /// Underlay address of the node; a node's own one is behind itself.
+    pub vtep: IpAddr,
 }
 
 /// The policy in force of one endpoint.
@@ -126,6 +134,12 @@ impl Tables {
         Ok(entries.map(row).collect())
     }
 
+    /// Which prefixes are behind which nodes.
+    pub fn tunnel(&self) -> Result<Vec<TunnelRow>, TableError> {
+        let vteps = tunnel::read_vteps(&self.maps)?.into_iter();
+        Ok(vteps.map(|(prefix, vtep)| TunnelRow { prefix, vtep }).collect())
+    }
+
     /// The policy in force of an endpoint, with what each row decided so far; `None`: there is no such endpoint.
     pub fn policy(&self, endpoint: EndpointId) -> Result<Option<PolicyTable>, TableError> {
         let Some(slot) = endpoints::read_one(&self.maps, endpoint)? else { return Ok(None) };
@@ -194,6 +208,8 @@ impl Tables {
             (map::POLICY, count(&maps.policy, map::POLICY)?),
             (map::IPCACHE, count(&maps.ipcache, map::IPCACHE)?),
             (map::IPCACHE_LPM, count(&maps.ipcache_lpm, map::IPCACHE_LPM)?),
+            (map::TUNNEL, count(&maps.tunnel, map::TUNNEL)?),
+            (map::NODES, count(&maps.nodes, map::NODES)?),
             (map::CT4, count(&maps.ct4, map::CT4)?),
             (map::CT6, count(&maps.ct6, map::CT6)?),
             (map::FRAG4, count(&maps.frag4, map::FRAG4)?),

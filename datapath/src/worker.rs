@@ -76,8 +76,14 @@ impl Noticed {
             (Some(link), Seen::Up) => !link.up,
             _ => true,
         });
+        let tunnel = noticed.devices.tunnel.is_some_and(|seen| match (current.network.tunnel, seen) {
+            (None, Seen::Gone) => false,
+            (Some(link), Seen::Up) => !link.up,
+            _ => true,
+        });
         let host = noticed.devices.host.is_some_and(|seen| current.network.host_device != (seen == Seen::Up));
         let mut domains = Vec::new();
+        let differs = differs || tunnel;
         if differs || host || noticed.lost {
             domains.push(Domain::Network);
         }
@@ -131,7 +137,7 @@ async fn work(reconciler: &mut Reconciler<Linux>, mut inputs: Inputs, listening:
                         Some(bytes) => noticed.devices.note(&bytes),
                         None => noticed.lost = true,
                     }
-                    if noticed.lost || !noticed.devices.endpoints.is_empty() || noticed.devices.host.is_some() {
+                    if noticed.lost || !noticed.devices.is_empty() {
                         noticed.later();
                     }
                 }

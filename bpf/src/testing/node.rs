@@ -13,6 +13,7 @@ use aya::programs::{SchedClassifier, TcAttachType, TestRun, tc};
 use aya::{Ebpf, EbpfLoader, TestRunOptions};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 /// What differs from the programs as they stand.
 #[derive(Default)]
@@ -25,12 +26,14 @@ pub struct Options {
     pub pins: Option<std::path::PathBuf>,
 }
 
-const SMALL: [(&str, u32); 6] = [
+const SMALL: [(&str, u32); 8] = [
     (map::CT4, 4096),
     (map::CT6, 4096),
     (map::IPCACHE, 4096),
     (map::IPCACHE_LPM, 4096),
     (map::POLICY, 16384),
+    (map::TUNNEL, 4096),
+    (map::NODES, 4096),
     (map::EVENTS, 1 << 20),
 ];
 
@@ -42,7 +45,7 @@ pub struct Node {
     ebpf: Ebpf,
     taps: BTreeMap<u32, Tap>,
     attached: BTreeSet<u32>,
-    cutter: Option<Ebpf>,
+    driver: Option<Ebpf>,
     _pins: Option<Pins>,
 }
 
@@ -86,7 +89,7 @@ impl Node {
             let program: &mut SchedClassifier = ebpf.program_mut(name).context(name)?.try_into()?;
             program.load().with_context(|| format!("load {name}"))?;
         }
-        Ok(Node { ebpf, taps: BTreeMap::new(), attached: BTreeSet::new(), cutter: None, _pins: pins })
+        Ok(Node { ebpf, taps: BTreeMap::new(), attached: BTreeSet::new(), driver: None, _pins: pins })
     }
 
     /// The loaded program.
@@ -235,20 +238,63 @@ impl Node {
     /// Runs a program on the first `length` bytes of a frame, be that in the middle of a header.
     pub fn run_cut(&mut self, name: &str, slot: u32, from: u32, frame: &[u8], length: usize) -> anyhow::Result<i32> {
         let ifindex = self.device(slot)?;
-        let subject = self.program(name)?.fd()?.try_clone()?;
-        if self.cutter.is_none() {
-            self.cutter = Some(cutter()?);
-        }
-        let cutter = self.cutter.as_mut().context("no cutter")?;
-        ProgramArray::try_from(cutter.map_mut("subject").context("no map of subjects")?)?.set(0, &subject, 0)?;
-        let program: &SchedClassifier = cutter.program("cut").context("no cutter")?.try_into()?;
-        let context = SkBuff { ifindex, ingress_ifindex: from, control: u32::try_from(length)? };
+        let program = self.before(name, "cut")?;
+        let control = [u32::try_from(length)?, 0, 0, 0, 0];
+        let context = SkBuff { ifindex, ingress_ifindex: from, control };
         // Longer than any header, so that test_run finds no fault with it.
         let mut padded = frame.to_vec();
         padded.resize(frame.len().max(128), 0);
         let options =
             TestRunOptions { data_in: Some(&padded), ctx_in: Some(&context.bytes()), ..TestRunOptions::new() };
         Ok(program.test_run(options).with_context(|| format!("run {name} on {length} bytes"))?.return_value as i32)
+    }
+
+    /// Lets a frame come out of the tunnel: from a node, as one of an identity.
+    pub fn carried(&mut self, from: IpAddr, identity: u32, frame: &[u8]) -> anyhow::Result<Ran> {
+        let ifindex = self.device(0)?;
+        let program = self.before(program::FROM_OVERLAY, "carry")?;
+        let outer = match from {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
+        };
+        let mut control = [identity, 0, 0, 0, 0];
+        for (word, bytes) in control[1..].iter_mut().zip(outer.octets().chunks_exact(4)) {
+            *word = u32::from_ne_bytes(bytes.try_into()?);
+        }
+        let context = SkBuff { ifindex, ingress_ifindex: ifindex, control };
+        let mut out = vec![0; frame.len() + ROOM];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context.bytes()),
+            ..TestRunOptions::new()
+        };
+        let result = program.test_run(options).context("run from_overlay")?;
+        out.truncate(result.data_size_out as usize);
+        Ok(Ran { action: result.return_value as i32, packet: out })
+    }
+
+    /// The program that makes ready what test_run cannot, and goes on with `name`.
+    fn before(&mut self, name: &str, maker: &str) -> anyhow::Result<&SchedClassifier> {
+        let subject = self.program(name)?.fd()?.try_clone()?;
+        if self.driver.is_none() {
+            self.driver = Some(driver()?);
+        }
+        let driver = self.driver.as_mut().context("no driver")?;
+        ProgramArray::try_from(driver.map_mut("subject").context("no map of subjects")?)?.set(0, &subject, 0)?;
+        Ok(driver.program(maker).context("no such driver")?.try_into()?)
+    }
+
+    /// The node behind which a prefix is.
+    pub fn set_vtep(&mut self, key: abi::IpcacheKey, bits: u32, vtep: abi::Vtep) -> anyhow::Result<()> {
+        let key = Key::new(abi::IPCACHE_LPM_FAMILY_BITS + bits, key);
+        let map = self.map_mut(map::TUNNEL)?;
+        Ok(LpmTrie::<_, abi::IpcacheKey, abi::Vtep>::try_from(map)?.insert(&key, vtep, 0)?)
+    }
+
+    /// A node that is believed.
+    pub fn set_node(&mut self, key: abi::IpcacheKey) -> anyhow::Result<()> {
+        Ok(HashMap::<_, abi::IpcacheKey, u32>::try_from(self.map_mut(map::NODES)?)?.insert(key, 1, 0)?)
     }
 
     /// Lets a frame really arrive on the device of `slot`, where from_container is attached, in a form that test_run
@@ -275,11 +321,13 @@ impl Node {
     }
 }
 
-fn cutter() -> anyhow::Result<Ebpf> {
-    let mut cutter = Ebpf::load(super::bench::DRIVER).context("load the cutter")?;
-    let program: &mut SchedClassifier = cutter.program_mut("cut").context("no cutter")?.try_into()?;
-    program.load().context("load the cutter")?;
-    Ok(cutter)
+fn driver() -> anyhow::Result<Ebpf> {
+    let mut driver = Ebpf::load(super::bench::DRIVER).context("load the driver")?;
+    for name in ["cut", "carry"] {
+        let program: &mut SchedClassifier = driver.program_mut(name).context(name)?.try_into()?;
+        program.load().with_context(|| format!("load {name}"))?;
+    }
+    Ok(driver)
 }
 
 /// The parts of a `struct __sk_buff` that test_run takes and that are of use here.
@@ -287,14 +335,15 @@ fn cutter() -> anyhow::Result<Ebpf> {
 struct SkBuff {
     ingress_ifindex: u32,
     ifindex: u32,
-    /// cb[0]
-    control: u32,
+    /// cb
+    control: [u32; 5],
 }
 
 impl SkBuff {
-    fn bytes(&self) -> [u8; 52] {
-        let mut bytes = [0; 52];
-        for (at, value) in [(36, self.ingress_ifindex), (40, self.ifindex), (48, self.control)] {
+    fn bytes(&self) -> [u8; 68] {
+        let mut bytes = [0; 68];
+        let control = self.control.iter().enumerate().map(|(n, value)| (48 + 4 * n, *value));
+        for (at, value) in [(36, self.ingress_ifindex), (40, self.ifindex)].into_iter().chain(control) {
             bytes[at..at + 4].copy_from_slice(&value.to_ne_bytes());
         }
         bytes

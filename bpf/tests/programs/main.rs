@@ -14,5 +14,6 @@ mod origins;
 mod policy;
 mod rules;
 mod truncated;
+mod tunnel;
 mod verifier;
 mod world;

@@ -5,10 +5,10 @@ use crate::current::{Bpf, Firewall, Network};
 use crate::expedite::Expedited;
 use crate::firewall::Rules;
 use crate::forwarding;
-use crate::links::{self, Device, HOST_DEVICE, HOST_PEER, endpoint_of, ifindex};
-use crate::maps::{Maps, endpoints, ipcache, policy, runtime};
+use crate::links::{self, Device, HOST_DEVICE, HOST_PEER, TUNNEL, endpoint_of, ifindex};
+use crate::maps::{Maps, endpoints, ipcache, policy, runtime, tunnel};
 use crate::netlink::{Netlink, NetlinkError, Refused, Request};
-use crate::operation::Operation;
+use crate::operation::{Operation, TunnelSpec};
 use crate::programs::Programs;
 use crate::routes::{self, Route};
 use crate::undertaker::Undertaker;
@@ -69,11 +69,16 @@ impl Kernel for Linux {
 
     fn bpf(&mut self) -> Result<Bpf, ReadError> {
         let slots = endpoints::read(&self.maps)?;
-        let attachments = self.programs.attachments(&mut self.netlink, slots.keys().copied())?;
+        let devices = slots.keys().copied().chain([TUNNEL]);
+        let mut attachments = self.programs.attachments(&mut self.netlink, devices)?;
+        let tunnel = attachments.remove(&TUNNEL);
         let versions = policy::read(&self.maps)?;
         Ok(Bpf {
             slots,
             attachments,
+            tunnel,
+            vteps: tunnel::read_vteps(&self.maps)?,
+            nodes: tunnel::read_nodes(&self.maps)?,
             policies: versions.policies,
             last_policy: versions.last,
             ipcache: ipcache::read(&self.maps)?,
@@ -128,6 +133,11 @@ impl Way {
             | Operation::RemoveGateway(_)
             | Operation::AddPool(_)
             | Operation::RemovePool(_)
+            | Operation::AdjustTunnel(_)
+            | Operation::RaiseTunnel
+            | Operation::DeleteTunnel
+            | Operation::AddTunnelRoute(..)
+            | Operation::RemoveTunnelRoute(_)
             | Operation::CreateLink(..)
             | Operation::AdjustLink(..)
             | Operation::RaiseLink(_)
@@ -137,9 +147,15 @@ impl Way {
             | Operation::AddNeighbour(..)
             | Operation::RemoveNeighbour(..) => Way::Messages,
             Operation::PutIpcache(..) => Way::Identities,
-            Operation::Attach(_) => Way::Programs,
+            Operation::Attach(_) | Operation::AttachTunnel => Way::Programs,
             Operation::Forwarding
             | Operation::HostDevice
+            | Operation::CreateTunnel(_)
+            | Operation::UnpinTunnel
+            | Operation::PutVtep(..)
+            | Operation::RemoveVtep(_)
+            | Operation::PutNode(_)
+            | Operation::RemoveNode(_)
             | Operation::Unpin(_)
             | Operation::WriteSlot(..)
             | Operation::ClearSlot(_)
@@ -220,6 +236,11 @@ impl Linux {
             Operation::RemoveGateway(ip) => requests.push(routes::remove_address(host, *ip)),
             Operation::AddPool(prefix) => requests.push(routes::unreachable(*prefix)),
             Operation::RemovePool(prefix) => requests.push(routes::remove_unreachable(*prefix)),
+            Operation::AdjustTunnel(spec) => requests.push(links::adjust_tunnel(*spec)),
+            Operation::RaiseTunnel => requests.push(links::raise(ifindex(TUNNEL))),
+            Operation::DeleteTunnel => requests.push(links::delete(ifindex(TUNNEL))),
+            Operation::AddTunnelRoute(prefix, source) => requests.push(routes::into_tunnel(*prefix, *source)),
+            Operation::RemoveTunnelRoute(prefix) => requests.push(routes::remove_into_tunnel(*prefix)),
             Operation::CreateLink(id, spec) => requests.extend(links::create(*id, spec, self.ipv6)),
             Operation::AdjustLink(id, spec) => requests.push(links::adjust(*id, spec)),
             Operation::RaiseLink(id) => requests.push(links::raise(ifindex(*id))),
@@ -249,6 +270,13 @@ impl Linux {
         match operation {
             Operation::Forwarding => forwarding::turn_on()?,
             Operation::HostDevice => self.host_device()?,
+            Operation::CreateTunnel(spec) => self.tunnel_device(*spec)?,
+            Operation::AttachTunnel => self.programs.attach(&mut self.netlink, TUNNEL)?,
+            Operation::UnpinTunnel => self.programs.unpin(TUNNEL)?,
+            Operation::PutVtep(prefix, node) => tunnel::put_vtep(&self.maps, *prefix, *node)?,
+            Operation::RemoveVtep(prefix) => tunnel::remove_vtep(&self.maps, *prefix)?,
+            Operation::PutNode(node) => tunnel::put_node(&self.maps, *node)?,
+            Operation::RemoveNode(node) => tunnel::remove_node(&self.maps, *node)?,
             Operation::Attach(id) => self.programs.attach(&mut self.netlink, *id)?,
             Operation::Unpin(id) if self.doomed.contains(id) => self.undertaker.bury(self.programs.pins(*id)),
             Operation::Unpin(id) => self.programs.unpin(*id)?,
@@ -282,6 +310,33 @@ impl Linux {
         }
         Ok(())
     }
+
+    /// Makes the tunnel device in the place of what has its number.
+    fn tunnel_device(&mut self, spec: TunnelSpec) -> Result<(), NetworkError> {
+        let what = || format!("make the tunnel device {}", links::TUNNEL_DEVICE);
+        let conversation = |source| NetworkError::Conversation { what: what(), source: Arc::new(source) };
+        let delete = || vec![links::delete(ifindex(TUNNEL))];
+        for answer in self.netlink.execute(delete()).map_err(conversation)? {
+            match answer {
+                Err(source) if source.errno != libc::ENODEV => {
+                    return Err(NetworkError::Refused { what: what(), source });
+                }
+                _ => {}
+            }
+        }
+        let requests = links::create_tunnel(spec, random_mac()?, self.ipv6);
+        let answers = self.netlink.execute(requests.into()).map_err(conversation)?;
+        let begun = answers.first().is_some_and(Result::is_ok);
+        let made = refusal(answers, &what);
+        // A device without its settings would pass for a whole one in the next round.
+        if made.is_err()
+            && begun
+            && let Err(error) = self.netlink.execute(delete())
+        {
+            tracing::warn!(%error, "a tunnel device that is made by half could not be deleted");
+        }
+        made
+    }
 }
 
 fn refusal(answers: Vec<Result<(), Refused>>, what: &impl Fn() -> String) -> Result<(), NetworkError> {
@@ -299,8 +354,10 @@ fn random_mac() -> Result<Mac, NetworkError> {
 /// Whether a refusal says that all is as it should be: gone what was to go, there what was to come.
 fn is_done(operation: &Operation, refused: &Refused) -> bool {
     match operation {
-        Operation::DeleteLink(_) => refused.errno == libc::ENODEV,
-        Operation::RemoveRoute(..) | Operation::RemovePool(_) => matches!(refused.errno, libc::ESRCH | libc::ENODEV),
+        Operation::DeleteLink(_) | Operation::DeleteTunnel => refused.errno == libc::ENODEV,
+        Operation::RemoveRoute(..) | Operation::RemovePool(_) | Operation::RemoveTunnelRoute(_) => {
+            matches!(refused.errno, libc::ESRCH | libc::ENODEV)
+        }
         Operation::RemoveNeighbour(..) => matches!(refused.errno, libc::ENOENT | libc::ENODEV),
         Operation::RemoveGateway(_) => matches!(refused.errno, libc::EADDRNOTAVAIL | libc::ENODEV),
         Operation::AddGateway(_) => refused.errno == libc::EEXIST,
@@ -318,6 +375,8 @@ fn read_network(netlink: &mut Netlink, ipv6: bool) -> Result<(Network, bool), Re
         doomed |= device.is_doomed();
         if let Some(id) = device.endpoint() {
             network.links.insert(id, device.into_link());
+        } else if let Some(tunnel) = device.tunnel() {
+            network.tunnel = Some(tunnel);
         } else if (device.name == HOST_DEVICE || device.name == HOST_PEER) && device.up {
             ends += 1;
             host = host.or((device.name == HOST_DEVICE).then_some(device.ifindex));
@@ -334,6 +393,7 @@ fn read_network(netlink: &mut Netlink, ipv6: bool) -> Result<(Network, bool), Re
             let RouteNetlinkMessage::NewRoute(message) = message else { continue };
             match routes::decode_route(&message) {
                 Some(Route::Pool(prefix)) => drop(network.pools.insert(prefix)),
+                Some(Route::Tunnel { prefix, source }) => drop(network.tunnel_routes.insert(prefix, source)),
                 Some(Route::Endpoint { ifindex, ip, source }) => {
                     if let Some(id) = endpoint_of(ifindex).filter(|id| network.links.contains_key(id)) {
                         network.routes.entry(id).or_default().insert(ip, source);

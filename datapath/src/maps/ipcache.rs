@@ -19,9 +19,7 @@ pub fn read(maps: &Maps) -> Result<BTreeMap<IpNetwork, IpcacheEntry>, MapError> 
     };
     maps.ipcache.for_each(host).map_err(|source| MapError::Read { map: IPCACHE, source })?;
     let prefix = |key: &LpmKey, value: &abi::IpcacheEntry| {
-        let length = key.prefix_len().checked_sub(abi::IPCACHE_LPM_FAMILY_BITS).and_then(|n| u8::try_from(n).ok());
-        let network = address(&key.data()).zip(length).and_then(|(ip, length)| IpNetwork::new(ip, length).ok());
-        entries.extend(network.map(|network| (network, decode(value))));
+        entries.extend(prefix_of(key).map(|network| (network, decode(value))));
     };
     maps.ipcache_lpm.for_each(prefix).map_err(|source| MapError::Read { map: IPCACHE_LPM, source })?;
     Ok(entries)
@@ -64,21 +62,34 @@ enum Key {
 }
 
 fn encode_key(network: IpNetwork) -> Key {
+    let whole = if network.is_ipv4() { 32 } else { 128 };
+    if network.prefix() == whole { Key::Host(key_of(network.ip())) } else { Key::Prefix(trie_key(network)) }
+}
+
+/// An address as key of a hash.
+pub(super) fn key_of(ip: IpAddr) -> abi::IpcacheKey {
     let mut key = abi::IpcacheKey::default();
-    let (family, octets): (u32, &[u8]) = match network.network() {
+    let (family, octets): (u32, &[u8]) = match ip {
         IpAddr::V4(ip) => (abi::FAMILY_IPV4, &ip.octets()),
         IpAddr::V6(ip) => (abi::FAMILY_IPV6, &ip.octets()),
     };
     key.family = family as u8;
     key.address[..octets.len()].copy_from_slice(octets);
-    if usize::from(network.prefix()) == octets.len() * 8 {
-        Key::Host(key)
-    } else {
-        Key::Prefix(LpmKey::new(abi::IPCACHE_LPM_FAMILY_BITS + u32::from(network.prefix()), key))
-    }
+    key
 }
 
-fn address(key: &abi::IpcacheKey) -> Option<IpAddr> {
+/// A prefix as key of a trie.
+pub(super) fn trie_key(network: IpNetwork) -> LpmKey {
+    LpmKey::new(abi::IPCACHE_LPM_FAMILY_BITS + u32::from(network.prefix()), key_of(network.network()))
+}
+
+/// The prefix that a trie's key means.
+pub(super) fn prefix_of(key: &LpmKey) -> Option<IpNetwork> {
+    let length = key.prefix_len().checked_sub(abi::IPCACHE_LPM_FAMILY_BITS).and_then(|n| u8::try_from(n).ok())?;
+    IpNetwork::new(address(&key.data())?, length).ok()
+}
+
+pub(super) fn address(key: &abi::IpcacheKey) -> Option<IpAddr> {
     match u32::from(key.family) {
         abi::FAMILY_IPV4 => {
             let [a, b, c, d, ..] = key.address;

@@ -44,6 +44,10 @@ pub(super) fn plan(plan: &mut Plan, current: &Current, desired: &Datapath, fadin
         };
         plan.policies.insert(*identity, id);
     }
+    // What is said about peers at rest comes first: those among them that wake have versions of their own afterwards.
+    if let Some(operations) = plan.stages.get_mut(&Stage::Policies) {
+        operations.sort_by_key(|operation| matches!(operation, Operation::WritePolicy(..)));
+    }
 }
 
 /// The versions of each identity's policy, the newest first.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::Tunnel;
 use crate::current::{Attachment, Current};
 use crate::fake::Fake;
 use ipnetwork::IpNetwork;
@@ -9,7 +10,7 @@ use proptest::prelude::*;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 
-const SETTINGS: Settings = Settings { masquerade: true };
+const SETTINGS: Settings = Settings { masquerade: true, tunnel: Tunnel::Vxlan { port: 8472 } };
 
 fn endpoint(id: u16, name: u8, identity: u32, address: u8) -> Endpoint {
     Endpoint {
@@ -49,9 +50,17 @@ pub(crate) fn snapshot(settled: impl Strategy<Value = bool>) -> impl Strategy<Va
     let cidrs = btree_map((0u8..4).prop_map(|n| format!("172.16.{n}.0/24").parse().unwrap()), identity(), 0..3);
     let gateways = btree_set((1u8..4).prop_map(|n| IpAddr::from([10, 15, n, 1])), 0..3);
     let pools = btree_set((0u8..3).prop_map(|n| format!("10.{n}.0.0/16").parse().unwrap()), 0..3);
-    (endpoints, cidrs, vec(policy_map(), 3), gateways, pools, settled).prop_map(
-        |(endpoints, cidrs, policies, gateways, pools, settled)| {
-            let mut desired = Datapath { settled, gateways, pools, ..Datapath::default() };
+    let node = || (1u8..4).prop_map(|n| IpAddr::from([172, 31, 0, n]));
+    let pods = prop_oneof![
+        (0u8..4).prop_map(|n| format!("10.16.{n}.0/24").parse().unwrap()),
+        (0u8..2).prop_map(|n| format!("f00d:{n}::/64").parse().unwrap()),
+    ];
+    let peers = (btree_map(pods, node(), 0..4), btree_set(node(), 0..3));
+    (endpoints, cidrs, vec(policy_map(), 3), gateways, pools, peers, settled).prop_map(
+        |(endpoints, cidrs, policies, gateways, pools, (vteps, nodes), settled)| {
+            let mut desired = Datapath { settled, gateways, pools, vteps, nodes, ..Datapath::default() };
+            let host = IpcacheEntry { identity: Identity::HOST, endpoint: None };
+            desired.ipcache.insert("172.31.0.1/32".parse().unwrap(), host);
             for (id, (name, identity, address)) in endpoints {
                 let endpoint = endpoint(id, name, identity, address);
                 let entry = IpcacheEntry { identity: endpoint.identity, endpoint: Some(endpoint.id) };
@@ -81,6 +90,8 @@ fn fail_closed(before: &Current, operation: &Operation, after: &Current, desired
         let filtered = after.bpf.attachments.get(id).is_some_and(|attachment| *attachment != Attachment::Dead);
         assert!(!link.up || filtered, "endpoint {id} is up and unfiltered after {operation:?}");
     }
+    let filtered = after.bpf.tunnel.is_some_and(|attachment| attachment != Attachment::Dead);
+    assert!(after.network.tunnel.is_none_or(|link| !link.up) || filtered, "an unfiltered tunnel after {operation:?}");
     for (id, slot) in &after.bpf.slots {
         let policy = after.bpf.policies.get(&slot.policy);
         let policy = policy.unwrap_or_else(|| panic!("endpoint {id} has no policy after {operation:?}"));
@@ -150,6 +161,17 @@ fn assert_equal(current: &Current, desired: &Datapath) {
     assert!(!current.bpf.flows_stale);
     assert_eq!((&current.network.gateways, &current.network.pools), (&desired.gateways, &desired.pools));
     assert_eq!(current.firewall.masquerade.as_ref(), Some(&desired.pools));
+    let own = IpAddr::from([172, 31, 0, 1]);
+    let pods: Vec<_> = desired.vteps.iter().filter(|(_, node)| **node != own).map(|(p, node)| (*p, *node)).collect();
+    let nodes: BTreeSet<IpAddr> = desired.nodes.iter().copied().filter(|node| *node != own).collect();
+    assert_eq!(
+        current.network.tunnel_routes.keys().collect::<Vec<_>>(),
+        pods.iter().map(|(p, _)| p).collect::<Vec<_>>()
+    );
+    assert_eq!(current.bpf.nodes, nodes);
+    let vteps = pods.into_iter().chain(nodes.iter().map(|node| ((*node).into(), *node)));
+    assert_eq!(current.bpf.vteps, vteps.collect());
+    assert!(current.network.tunnel.is_some_and(|link| link.up) && current.bpf.tunnel == Some(Attachment::Current));
     assert!(current.network.forwarding && current.network.host_device && current.firewall.forward);
 }
 
@@ -241,6 +263,13 @@ proptest! {
         }
         for prefix in old.ipcache.keys() {
             prop_assert!(state.bpf.ipcache.contains_key(prefix));
+        }
+        // What the new one says is behind this node itself is known not to be elsewhere.
+        let own = IpAddr::from([172, 31, 0, 1]);
+        let kept = old.vteps.iter().filter(|(prefix, node)| **node != own && !new.vteps.contains_key(prefix));
+        for (prefix, node) in kept {
+            prop_assert_eq!(state.bpf.vteps.get(prefix), Some(node));
+            prop_assert!(state.network.tunnel_routes.contains_key(prefix));
         }
         let settled = Datapath { settled: true, ..new };
         *goal.lock().unwrap() = settled.clone();

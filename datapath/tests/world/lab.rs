@@ -71,6 +71,8 @@ pub fn config(bpffs: &Path) -> Config {
 pub struct Node {
     pub handle: Option<Handle>,
     pub config: Config,
+    /// Of the endpoints that are made.
+    pub mtu: u32,
     desired: watch::Sender<Arc<Datapath>>,
 }
 
@@ -83,7 +85,7 @@ impl Node {
             first.ipcache.insert(gateway.into(), IpcacheEntry { identity: Identity::HOST, endpoint: None });
         }
         let (desired, _) = watch::channel(Arc::new(first));
-        let mut node = Node { handle: None, config, desired };
+        let mut node = Node { handle: None, config, mtu: 1500, desired };
         node.restart().await;
         node
     }
@@ -136,7 +138,7 @@ impl Node {
 
     /// An endpoint with its device, not yet in a container.
     pub async fn endpoint(&self, id: u16, identity: u32) -> Endpoint {
-        let endpoint = endpoint(id, identity);
+        let endpoint = Endpoint { mtu: self.mtu, ..endpoint(id, identity) };
         self.must(|desired| add(desired, &endpoint)).await;
         endpoint
     }

@@ -10,3 +10,4 @@ mod paths;
 mod policy;
 mod restart;
 mod traffic;
+mod tunnel;

@@ -11,14 +11,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Numbered datagrams from one container to another, until it is stopped.
-struct Stream {
+pub struct Stream {
     stop: Arc<AtomicBool>,
     sender: JoinHandle<u64>,
     receiver: JoinHandle<u64>,
 }
 
 impl Stream {
-    fn start(a: &Container, b: &Container) -> Stream {
+    pub fn start(a: &Container, b: &Container) -> Stream {
         let target = SocketAddr::new(b.v4(), 9000);
         let server = b.namespace.run(|| UdpSocket::bind(target)).unwrap().unwrap();
         let client = a.namespace.run(|| UdpSocket::bind((a.v4(), 0))).unwrap().unwrap();
@@ -47,7 +47,7 @@ impl Stream {
     }
 
     /// How many were sent and how many arrived.
-    fn finish(self) -> (u64, u64) {
+    pub fn finish(self) -> (u64, u64) {
         self.stop.store(true, Ordering::Relaxed);
         (self.sender.join().unwrap(), self.receiver.join().unwrap())
     }

@@ -12,6 +12,8 @@ use proptest::strategy::{Just, Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 use std::time::Instant;
 
+const SETTINGS: Settings = Settings { masquerade: false, tunnel: crate::Tunnel::Vxlan { port: 8472 } };
+
 /// Runs `test` on a thread with namespaces of its own and a BPF file system in them; the kernel takes all away with it.
 pub(crate) fn on_own_kernel(test: impl FnOnce(Arc<Maps>, Programs) + Send) {
     let work = || {
@@ -41,7 +43,10 @@ pub(crate) fn on_own_kernel(test: impl FnOnce(Arc<Maps>, Programs) + Send) {
 #[ignore = "needs root: make test"]
 fn what_is_recorded_is_what_is_read() {
     on_own_kernel(|maps, programs| {
-        let mut reconciler = Reconciler::new(Linux::new(maps, programs).unwrap(), Settings { masquerade: false });
+        // What snapshots have for an address of the host is one.
+        ip("link set lo up");
+        ip("addr add 172.31.0.1/32 dev lo");
+        let mut reconciler = Reconciler::new(Linux::new(maps, programs).unwrap(), SETTINGS);
         let mut runner = TestRunner::deterministic();
         let strategy = snapshot(Just(true));
         for _ in 0..24 {
@@ -71,7 +76,9 @@ fn what_is_recorded_is_what_is_read() {
 #[ignore = "needs root: make test"]
 fn a_foreign_device_in_the_way_is_a_failure_of_that_endpoint_alone() {
     on_own_kernel(|maps, programs| {
-        let mut reconciler = Reconciler::new(Linux::new(maps, programs).unwrap(), Settings { masquerade: false });
+        ip("link set lo up");
+        ip("addr add 172.31.0.1/32 dev lo");
+        let mut reconciler = Reconciler::new(Linux::new(maps, programs).unwrap(), SETTINGS);
         let mut runner = TestRunner::deterministic();
         let mut desired = loop {
             let desired = snapshot(Just(true)).new_tree(&mut runner).unwrap().current();

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * IP packets on the tunnel device. Out of the tunnel: who sent them is told by the outer header; the ingress policy of an
+ * endpoint here is judged by that, or the host's stack gets what is for the host. Into the tunnel: what the stack has
+ * routed to other nodes' pods.
+ */
+#ifndef OVERLAY_H
+#define OVERLAY_H
+
+#include "enter.h"
+#include "leave.h"
+
+#define PACKET_HOST 0
+
+/* A living entry whose stamps are those of today and whose other end is whom the outer header names. */
+static __always_inline int overlay_established(struct __sk_buff *skb, struct packet *p, const bool v6)
+{
+	const struct runtime *run = runtime();
+	const __u32 now = now_jiffies();
+	const struct endpoint *to;
+	struct ct_entry *entry;
+	union ct_key key;
+	__u32 side, other, slot;
+
+	side = ct_key_of(p, &key, v6) & 1;
+	other = side ^ 1;
+	entry = ct_find(&key, v6);
+	if (!entry || !run || !(entry->flags & CT_TUNNEL))
+		return NOT_ESTABLISHED;
+	if (entry->slot[side] || entry->stamp[side] != p->source_identity ||
+	    entry->ipcache_generation != run->ipcache_generation)
+		return NOT_ESTABLISHED;
+	slot = entry->slot[other];
+	to = bpf_map_lookup_elem(&cilium_lxc, &slot);
+	if (!slot || !to || to->policy != entry->stamp[other] || !endpoint_has(to, &p->destination, v6))
+		return NOT_ESTABLISHED;
+	if (ct_expired(entry, p->protocol, now) || ((p->tcp_flags & TCP_SYN) && ct_reopens(entry, p, side)))
+		return NOT_ESTABLISHED;
+	if (unlikely((ct_touch(entry, p, side, skb->len, now) && run->monitor == MONITOR_MEDIUM) ||
+		     run->monitor >= MONITOR_ALL)) {
+		p->destination_slot = slot;
+		p->destination_identity = to->identity;
+		enter_report(skb, p, entry, side);
+	}
+	return deliver_local(skb, p, to, slot, DIRECTION_INGRESS, v6);
+}
+
+/*
+ * Who the ends are, by their addresses. 0, or the reason to drop; without a slot it is for the host.
+ *
+ * An identity is believed only where its address is known to have it: before that, and after, policies here need not say
+ * anything about it (only what is at rest is changed in place), and a packet must not meet an identity without a verdict.
+ * Reserved ones always have theirs.
+ */
+static __always_inline __u32 overlay_ends(struct packet *p)
+{
+	struct ipcache_entry found;
+	const struct endpoint *to;
+
+	p->ipcache_generation = ipcache_generation();
+	found = ipcache_find(&p->source, p->family);
+	if (found.slot || found.identity == IDENTITY_HOST) {
+		p->source_slot = found.slot;
+		return DROP_INVALID_SOURCE;
+	}
+	if (p->source_identity >= IDENTITY_FIRST_CLUSTER && p->source_identity != found.identity)
+		return DROP_INVALID_IDENTITY;
+	found = ipcache_find(&p->destination, p->family);
+	p->destination_identity = found.identity;
+	if (!found.slot)
+		return found.identity == IDENTITY_HOST ? 0 : DROP_NO_ENDPOINT;
+	to = endpoint_at(found.slot);
+	if (!to || !endpoint_has(to, &p->destination, is_ipv6(p)))
+		return DROP_NO_ENDPOINT;
+	p->destination_slot = found.slot;
+	p->destination_policy = READ_ONCE(to->policy);
+	p->destination_identity = policy_subject(p->destination_policy);
+	return p->destination_identity ? 0 : DROP_NO_POLICY;
+}
+
+static __noinline int overlay_slowly(struct __sk_buff *skb, struct packet *p)
+{
+	__u32 reason = overlay_ends(p);
+	const struct endpoint *to;
+
+	if (reason)
+		return drop(skb, p, reason);
+	if (!p->destination_slot) {
+		count(REASON_FORWARDED, DIRECTION_INGRESS, skb->len);
+		return TC_ACT_OK;
+	}
+	p->tunnel = 1;
+	reason = p->kind == KIND_ICMP_ERROR ? related(skb, p) : judge_flow(skb, p);
+	if (reason)
+		return drop(skb, p, reason);
+	p->direction = DIRECTION_INGRESS;
+	to = endpoint_at(p->destination_slot);
+	if (!to)
+		return drop(skb, p, DROP_NO_ENDPOINT);
+	return is_ipv6(p) ? deliver_local(skb, p, to, p->destination_slot, DIRECTION_INGRESS, true) :
+			    deliver_local(skb, p, to, p->destination_slot, DIRECTION_INGRESS, false);
+}
+
+static __always_inline int overlay_in(struct __sk_buff *skb, struct packet *p, const bool v6)
+{
+	int reason = !linear(skb, v6) ? DROP_INVALID_PACKET : v6 ? parse6(skb, p) : parse4(skb, p);
+	int action;
+
+	if (unlikely(reason))
+		return drop(skb, p, reason);
+	if (v6 && unlikely(p->kind == KIND_LINK))
+		return drop(skb, p, DROP_FORBIDDEN_ICMP6);
+	/* The inner hardware address is nobody's; stacks take only what is theirs. */
+	bpf_skb_change_type(skb, PACKET_HOST);
+	if (likely(p->kind == KIND_FLOW)) {
+		action = overlay_established(skb, p, v6);
+		if (likely(action != NOT_ESTABLISHED))
+			return action;
+	}
+	return overlay_slowly(skb, p);
+}
+
+/*
+ * Whose the packet is that the stack routes into the tunnel: the host's own, a container's answer that the host translated
+ * and gives as its own, a container's under its own address. 0: for anybody else this node does not speak.
+ */
+static __always_inline __u32 overlay_speaker(const struct __sk_buff *skb, struct packet *p)
+{
+	const struct endpoint *from;
+
+	if (is_from_host(skb))
+		return IDENTITY_HOST;
+	p->source_slot = slot_of_ifindex(skb->ingress_ifindex);
+	from = endpoint_at(p->source_slot);
+	if (!from)
+		return 0;
+	if (endpoint_has(from, &p->source, is_ipv6(p)))
+		return from->identity;
+	return ipcache_find(&p->source, p->family).identity == IDENTITY_HOST ? IDENTITY_HOST : 0;
+}
+
+static __always_inline int overlay_out(struct __sk_buff *skb, struct packet *p, const bool v6)
+{
+	const struct vtep *vtep;
+	int reason = !linear(skb, v6) ? DROP_INVALID_PACKET : v6 ? parse6(skb, p) : parse4(skb, p);
+
+	if (unlikely(reason))
+		return drop(skb, p, reason);
+	if (v6 && p->kind == KIND_LINK)
+		return drop(skb, p, DROP_FORBIDDEN_ICMP6);
+	p->source_identity = overlay_speaker(skb, p);
+	if (!p->source_identity)
+		return drop(skb, p, DROP_INVALID_SOURCE);
+	vtep = tunnel_find(&p->destination, p->family);
+	if (!vtep)
+		return drop(skb, p, DROP_UNROUTABLE);
+	if (tunnel_address(skb, vtep, p->source_identity))
+		return drop(skb, p, DROP_WRITE_ERROR);
+	count(REASON_FORWARDED, DIRECTION_EGRESS, skb->len);
+	return TC_ACT_OK;
+}
+
+#endif

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Other nodes: which pods are behind which of them, from whom tunnelled packets are believed, and what the outer header
+ * says. One device for all peers takes the outer addresses from each packet's tunnel key; its network identifier is the
+ * sender's identity.
+ */
+#ifndef TUNNEL_H
+#define TUNNEL_H
+
+#include "endpoints.h"
+#include "packet.h"
+
+#define TUNNEL_ENTRIES 65536
+
+MAP(cilium_tunnel_map, BPF_MAP_TYPE_LPM_TRIE, struct ipcache_lpm_key, struct vtep, TUNNEL_ENTRIES,
+    BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG);
+MAP(cilium_node_map, BPF_MAP_TYPE_HASH, struct ipcache_key, __u32, TUNNEL_ENTRIES,
+    BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG);
+
+/* Of the outer header. */
+#define TUNNEL_HOPS 64
+/* What kernels before 6.0 know of struct bpf_tunnel_key. */
+#define TUNNEL_KEY_SIZE offsetof(struct bpf_tunnel_key, local_ipv4)
+
+static __always_inline __u32 tunnel_ifindex(void)
+{
+	return ifindex_of_slot(0);
+}
+
+/* The node that an address is behind, or NULL. */
+static __always_inline const struct vtep *tunnel_find(const union address *address, __u8 family)
+{
+	struct ipcache_lpm_key key = { .key.family = family };
+
+	key.prefix = IPCACHE_LPM_FAMILY_BITS + (family == FAMILY_IPV4 ? 32 : 128);
+	memcpy(key.key.address, address, sizeof(*address));
+	return bpf_map_lookup_elem(&cilium_tunnel_map, &key);
+}
+
+/* Whether what was found for an address says that it is the node's own one. */
+static __always_inline bool tunnel_is_node(const struct vtep *vtep, const union address *address)
+{
+	union address own;
+
+	memcpy(&own, vtep->address, sizeof(own));
+	return same_address(&own, address);
+}
+
+/* Writes where the packet goes and whose it is into its tunnel key; 0 unless that failed. */
+static __always_inline long tunnel_address(struct __sk_buff *skb, const struct vtep *vtep, __u32 identity)
+{
+	struct bpf_tunnel_key key = { .tunnel_id = identity, .tunnel_ttl = TUNNEL_HOPS };
+	__u64 flags = BPF_F_ZERO_CSUM_TX;
+
+	if (vtep->family == FAMILY_IPV6) {
+		memcpy(key.remote_ipv6, vtep->address, sizeof(key.remote_ipv6));
+		flags |= BPF_F_TUNINFO_IPV6;
+	} else {
+		memcpy(&key.remote_ipv4, vtep->address, sizeof(key.remote_ipv4));
+		key.remote_ipv4 = bpf_ntohl(key.remote_ipv4);
+	}
+	return bpf_skb_set_tunnel_key(skb, &key, TUNNEL_KEY_SIZE, flags);
+}
+
+/* What another node's endpoint is here; 0: no such identity is another node's to claim. */
+static __always_inline __u32 tunnel_identity(__u32 claimed)
+{
+	if (likely(claimed >= IDENTITY_FIRST_CLUSTER))
+		return claimed < IDENTITY_FIRST_LOCAL ? claimed : 0;
+	switch (claimed) {
+	case IDENTITY_HOST:
+	case IDENTITY_REMOTE_NODE:
+		return IDENTITY_REMOTE_NODE;
+	case IDENTITY_HEALTH:
+	case IDENTITY_INIT:
+		return claimed;
+	default:
+		return 0;
+	}
+}
+
+/* Reads the tunnel key: the sending node must be known, and the identity one that it may claim. 0, or why to drop. */
+static __always_inline __u32 tunnel_sender(struct __sk_buff *skb, struct packet *p)
+{
+	struct bpf_tunnel_key key = {};
+	struct ipcache_key node = {};
+
+	if (!bpf_skb_get_tunnel_key(skb, &key, TUNNEL_KEY_SIZE, 0)) {
+		node.family = FAMILY_IPV4;
+		key.remote_ipv4 = bpf_htonl(key.remote_ipv4);
+		memcpy(node.address, &key.remote_ipv4, sizeof(key.remote_ipv4));
+	} else if (!bpf_skb_get_tunnel_key(skb, &key, TUNNEL_KEY_SIZE, BPF_F_TUNINFO_IPV6)) {
+		node.family = FAMILY_IPV6;
+		memcpy(node.address, key.remote_ipv6, sizeof(key.remote_ipv6));
+	} else {
+		return DROP_UNKNOWN_SENDER;
+	}
+	if (!bpf_map_lookup_elem(&cilium_node_map, &node))
+		return DROP_UNKNOWN_SENDER;
+	p->source_identity = tunnel_identity(key.tunnel_id);
+	return p->source_identity ? 0 : DROP_INVALID_IDENTITY;
+}
+
+/* Whether the packet has been told where to go. */
+static __always_inline bool tunnel_is_addressed(struct __sk_buff *skb)
+{
+	struct bpf_tunnel_key key = {};
+
+	return !bpf_skb_get_tunnel_key(skb, &key, TUNNEL_KEY_SIZE, 0) ||
+	       !bpf_skb_get_tunnel_key(skb, &key, TUNNEL_KEY_SIZE, BPF_F_TUNINFO_IPV6);
+}
+
+#endif

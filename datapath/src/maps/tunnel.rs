@@ -1,0 +1,48 @@
+//! `cilium_tunnel_map` and `cilium_node_map`: which node a prefix is behind, and which nodes are believed.
+
+use super::ipcache::{address, key_of, prefix_of, trie_key};
+use super::{MapError, Maps};
+use bpf::abi;
+use bpf::names::map::{NODES, TUNNEL};
+use ipnetwork::IpNetwork;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+pub fn read_vteps(maps: &Maps) -> Result<BTreeMap<IpNetwork, IpAddr>, MapError> {
+    let mut vteps = BTreeMap::new();
+    let read = maps.tunnel.for_each(|key, vtep| vteps.extend(prefix_of(key).zip(decode(vtep))));
+    read.map_err(|source| MapError::Read { map: TUNNEL, source })?;
+    Ok(vteps)
+}
+
+pub fn put_vtep(maps: &Maps, prefix: IpNetwork, node: IpAddr) -> Result<(), MapError> {
+    let abi::IpcacheKey { family, address, .. } = key_of(node);
+    let vtep = abi::Vtep { family, address, ..Default::default() };
+    let written = maps.tunnel.put_all(&[trie_key(prefix)], &[vtep]);
+    written.map_err(|source| MapError::Write { map: TUNNEL, source })
+}
+
+/// What is absent is no error.
+pub fn remove_vtep(maps: &Maps, prefix: IpNetwork) -> Result<(), MapError> {
+    maps.tunnel.delete(&trie_key(prefix)).map_err(|source| MapError::Write { map: TUNNEL, source })
+}
+
+pub fn read_nodes(maps: &Maps) -> Result<BTreeSet<IpAddr>, MapError> {
+    let mut nodes = BTreeSet::new();
+    let read = maps.nodes.for_each(|key, _| nodes.extend(address(key)));
+    read.map_err(|source| MapError::Read { map: NODES, source })?;
+    Ok(nodes)
+}
+
+pub fn put_node(maps: &Maps, node: IpAddr) -> Result<(), MapError> {
+    maps.nodes.put_all(&[key_of(node)], &[1]).map_err(|source| MapError::Write { map: NODES, source })
+}
+
+/// What is absent is no error.
+pub fn remove_node(maps: &Maps, node: IpAddr) -> Result<(), MapError> {
+    maps.nodes.delete(&key_of(node)).map_err(|source| MapError::Write { map: NODES, source })
+}
+
+fn decode(vtep: &abi::Vtep) -> Option<IpAddr> {
+    address(&abi::IpcacheKey { family: vtep.family, address: vtep.address, ..Default::default() })
+}
