@@ -17,6 +17,12 @@ demo: build ## play the main job with Docker, and leave it running
 demo-down: ## take away what the demo made
 	demo/down.sh $(BIN)
 
+lab: setup ## three nodes on this machine, to type into by `cargo xtask lab exec node1 -- …` (needs root)
+	$(CARGO) xtask lab up
+
+lab-down: ## take the lab away
+	$(CARGO) xtask lab down
+
 test: setup ## the whole test suite (needs root)
 	@contrib/test.sh
 
@@ -33,4 +39,4 @@ install: build ## binaries to /usr/local/bin, systemd units
 	install -m 755 $(BIN)/cilium $(BIN)/cilium-agent /usr/local/bin/
 	install -m 644 daemon/systemd/*.service /etc/systemd/system/
 
-.PHONY: help setup build demo demo-down test check bench install
+.PHONY: help setup build demo demo-down lab lab-down test check bench install

@@ -2,6 +2,7 @@
 //!
 //! After `load` nobody reads the environment any more. All faults are told at once, each with the place it was found at.
 
+mod ranges;
 pub mod settings;
 pub mod source;
 
@@ -12,6 +13,7 @@ use settings::{Kind, SETTINGS};
 use source::{CleanupScope, Given, Origin, Settings};
 use std::ffi::OsString;
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -63,6 +65,19 @@ pub enum Range<N> {
     /// Derived from the node's address at the first start, and then kept.
     Auto,
     Fixed(N),
+    /// Claimed out of the cluster's range: `bits` is the prefix length of each node's part.
+    Claimed {
+        cluster: N,
+        bits: u8,
+    },
+}
+
+/// How packets get to other nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tunnel {
+    /// As the network between the nodes sees fit.
+    Disabled,
+    Vxlan,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,9 +112,14 @@ pub struct Config {
     pub monitor_aggregation: datapath::Aggregation,
     /// `None`: the uplink's.
     pub mtu: Option<u32>,
+    /// How long another node is believed in after its records went.
+    pub node_grace: Duration,
+    /// `None`: the uplink's addresses. Else at most one of each family.
+    pub node_ip: Option<(Option<Ipv4Addr>, Option<Ipv6Addr>)>,
     pub node_name: String,
     pub socket_path: PathBuf,
     pub state_dir: PathBuf,
+    pub tunnel: Tunnel,
     /// Log lines go to the system's journal, which has a clock of its own.
     pub under_journal: bool,
     /// What was not wrong but worth a line in the log.
@@ -234,6 +254,7 @@ fn validate(
     if reader.text("cluster-id") != "0" {
         reader.fault("cluster-id", "only 0 is possible in this build");
     }
+    let kvstore = kvstore(&mut reader);
     let config = Config {
         allow_localhost: reader.choice(
             "allow-localhost",
@@ -260,9 +281,10 @@ fn validate(
             ],
             policy::Enforcement::Default,
         ),
-        ipv4: family(&mut reader, "enable-ipv4", "ipv4-range", check_ipv4),
-        ipv6: family(&mut reader, "enable-ipv6", "ipv6-range", check_ipv6),
-        kvstore: kvstore(&mut reader),
+        ipv4: family(&mut reader, "enable-ipv4", "ipv4-range", check_ipv4, ranges::IPV4),
+        ipv6: family(&mut reader, "enable-ipv6", "ipv6-range", check_ipv6, ranges::IPV6),
+        tunnel: tunnel(&mut reader, &kvstore),
+        kvstore,
         label_filter: label_filter(&mut reader),
         lib_dir: reader.path("lib-dir"),
         log_format: reader.choice(
@@ -285,6 +307,8 @@ fn validate(
             "auto" | "0" => None,
             _ => Some(reader.number("mtu", 576..=65_535)),
         },
+        node_grace: Duration::from_secs(u64::from(reader.number("node-grace", 0..=86_400))),
+        node_ip: node_ip(&mut reader),
         node_name: reader.name("node-name", node_name),
         socket_path: match reader.text("socket-path") {
             text if text.is_empty() => state_dir.join("cilium.sock"),
@@ -319,10 +343,17 @@ fn family<N: FromStr + Copy>(
     switch: &'static str,
     range: &'static str,
     check: fn(N) -> Result<(), String>,
+    pool: ranges::Pool<N>,
 ) -> Option<Range<N>> {
     let enabled = reader.switch(switch);
     let text = reader.text(range);
-    let choice = if text == "auto" {
+    let claimed = pool.read(reader);
+    let choice = if let Some(claimed) = claimed {
+        if text != "auto" {
+            reader.fault(range, format!("the node's pool is either set or claimed by --{}, not both", pool.name));
+        }
+        Some(claimed)
+    } else if text == "auto" {
         Some(Range::Auto)
     } else {
         match text.parse::<N>() {
@@ -339,6 +370,39 @@ fn family<N: FromStr + Copy>(
         }
     };
     choice.filter(|_| enabled)
+}
+
+fn tunnel(reader: &mut Reader<'_>, kvstore: &Kvstore) -> Tunnel {
+    let alone = matches!(kvstore.shared, kvstore::Config::Embedded { .. });
+    let auto = if alone { Tunnel::Disabled } else { Tunnel::Vxlan };
+    if reader.text("tunnel").eq_ignore_ascii_case("geneve") {
+        reader.fault("tunnel", "geneve is not possible in this build: vxlan is");
+        return auto;
+    }
+    reader.choice("tunnel", &[("vxlan", Tunnel::Vxlan), ("disabled", Tunnel::Disabled), ("auto", auto)], auto)
+}
+
+fn node_ip(reader: &mut Reader<'_>) -> Option<(Option<Ipv4Addr>, Option<Ipv6Addr>)> {
+    let values = reader.list("node-ip");
+    let (mut v4, mut v6) = (None, None);
+    for text in values.iter().flat_map(|value| value.split([',', ' '])).filter(|text| !text.is_empty()) {
+        let twice = match text.parse::<IpAddr>() {
+            Ok(ip) if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() => {
+                reader.fault("node-ip", format!("{ip} is no address that other nodes could reach"));
+                false
+            }
+            Ok(IpAddr::V4(ip)) => v4.replace(ip).is_some(),
+            Ok(IpAddr::V6(ip)) => v6.replace(ip).is_some(),
+            Err(_) => {
+                reader.fault("node-ip", format!("{text:?} is no address"));
+                false
+            }
+        };
+        if twice {
+            reader.fault("node-ip", format!("{text} is the second of its family: one is enough"));
+        }
+    }
+    (v4.is_some() || v6.is_some()).then_some((v4, v6))
 }
 
 /// Node pools between /8 and /28: smaller ones have no room for the addresses that are set aside.

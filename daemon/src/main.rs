@@ -5,7 +5,9 @@
 
 mod agent;
 mod api;
+mod blocks;
 mod cleanup;
+mod cluster;
 mod config;
 mod controllers;
 mod feed;

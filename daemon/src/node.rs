@@ -1,11 +1,12 @@
 //! Who this node is: its addresses as others see them, and the pools that it hands out addresses from.
 //!
-//! Pools that are not set are derived from the node's address once and then kept: another uplink at the next boot must
+//! Pools that are neither set nor claimed out of the cluster's are derived from the node's address once and then kept: another uplink at the next boot must
 //! not move running containers' addresses.
 
+use crate::blocks::{Blocks, ClaimError};
 use crate::config::{Config, Range};
 use crate::controllers::causes;
-use ipnetwork::{Ipv4Network, Ipv6Network};
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use kvstore::Backend;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -19,7 +20,7 @@ const DEFAULT_OCTET: u8 = 15;
 pub struct Node {
     pub name: String,
     pub cluster: String,
-    /// Source address of what leaves by the default route.
+    /// By which other nodes reach it: as set, else the source address of what leaves by the default route.
     pub ipv4: Option<Ipv4Addr>,
     pub ipv6: Option<Ipv6Addr>,
     /// `None`: the family is off.
@@ -41,16 +42,25 @@ pub enum NodeError {
     Read(#[source] kvstore::Error),
     #[error("keep this node's pools in the local store")]
     Keep(#[source] kvstore::Error),
+    #[error("claim this node's pools out of the cluster's")]
+    Claim(#[from] ClaimError),
+    #[error("--node-ip names {address}, which this host does not have")]
+    NotOurs { address: IpAddr, source: std::io::Error },
     #[error("write this node's pools as JSON")]
     Encode(#[from] serde_json::Error),
 }
 
 impl Node {
     /// Looks at the machine and at what was kept, and keeps what is new.
-    pub async fn find(config: &Config, store: &dyn Backend) -> Result<Node, NodeError> {
+    pub async fn find(config: &Config, store: &dyn Backend, blocks: &Blocks) -> Result<Node, NodeError> {
         let kept = read(store).await?;
-        let (ipv4, ipv6) = (own_ipv4(), own_ipv6());
-        let pools = choose(config.ipv4, config.ipv6, ipv4, kept);
+        let (ipv4, ipv6) = match config.node_ip {
+            Some(set) => checked(set)?,
+            None => (own_ipv4(), own_ipv6()),
+        };
+        let range4 = claimed(config.ipv4, kept.ipv4_range, only_ipv4, blocks).await?;
+        let range6 = claimed(config.ipv6, kept.ipv6_range, only_ipv6, blocks).await?;
+        let pools = choose(range4, range6, ipv4, kept);
         if pools != kept {
             store.put(KEY, serde_json::to_vec(&pools)?, None).await.map_err(NodeError::Keep)?;
         }
@@ -77,6 +87,36 @@ async fn read(store: &dyn Backend) -> Result<Kept, NodeError> {
     }))
 }
 
+/// The same, with a claim turned into what was claimed.
+async fn claimed<N: Into<IpNetwork>>(
+    range: Option<Range<N>>,
+    kept: Option<N>,
+    of_family: fn(IpNetwork) -> Option<N>,
+    blocks: &Blocks,
+) -> Result<Option<Range<N>>, NodeError> {
+    let Some(Range::Claimed { cluster, bits }) = range else { return Ok(range) };
+    let block = blocks.claim(cluster.into(), bits, kept.map(Into::into)).await?;
+    Ok(of_family(block).map(Range::Fixed))
+}
+
+fn only_ipv4(network: IpNetwork) -> Option<Ipv4Network> {
+    if let IpNetwork::V4(network) = network { Some(network) } else { None }
+}
+
+fn only_ipv6(network: IpNetwork) -> Option<Ipv6Network> {
+    if let IpNetwork::V6(network) = network { Some(network) } else { None }
+}
+
+type Addresses = (Option<Ipv4Addr>, Option<Ipv6Addr>);
+
+/// Fails on an address that no packet of this host could have.
+fn checked(set: Addresses) -> Result<Addresses, NodeError> {
+    for address in set.0.map(IpAddr::V4).into_iter().chain(set.1.map(IpAddr::V6)) {
+        UdpSocket::bind((address, 0)).map_err(|source| NodeError::NotOurs { address, source })?;
+    }
+    Ok(set)
+}
+
 /// What is set wins, then what was kept, then what the node's address says. Families that are off keep what they had.
 fn choose(
     ipv4: Option<Range<Ipv4Network>>,
@@ -86,11 +126,13 @@ fn choose(
 ) -> Kept {
     let v4 = match ipv4 {
         Some(Range::Fixed(range)) => Some(range),
+        Some(Range::Claimed { .. }) => kept.ipv4_range,
         Some(Range::Auto) => kept.ipv4_range.or_else(|| Some(derived_ipv4(address))),
         None => kept.ipv4_range,
     };
     let v6 = match ipv6 {
         Some(Range::Fixed(range)) => Some(range),
+        Some(Range::Claimed { .. }) => kept.ipv6_range,
         Some(Range::Auto) => {
             kept.ipv6_range.or_else(|| Some(derived_ipv6(v4.unwrap_or_else(|| derived_ipv4(address)))))
         }
@@ -178,9 +220,10 @@ mod tests {
             crate::config::Invocation::Run(config) => config,
             other => panic!("{other:?}"),
         };
-        let first = Node::find(&config, store.as_ref()).await.unwrap();
+        let blocks = Blocks::new(kvstore::memory::open().0, "default", "n");
+        let first = Node::find(&config, store.as_ref(), &blocks).await.unwrap();
         assert_eq!(read(store.as_ref()).await.unwrap().ipv4_range, first.ipv4_range);
         store.put(KEY, b"junk".to_vec(), None).await.unwrap();
-        assert_eq!(Node::find(&config, store.as_ref()).await.unwrap().ipv4_range, first.ipv4_range);
+        assert_eq!(Node::find(&config, store.as_ref(), &blocks).await.unwrap().ipv4_range, first.ipv4_range);
     }
 }

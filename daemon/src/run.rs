@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  channel    from -> to                                                         kind
-//!  inputs     API, feed, identities, host, datapath's status -> writer           bounded mpsc
+//!  inputs     API, feeds, identities, host, datapath's status -> writer          bounded mpsc
 //!  outputs    writer -> store, datapath, identities, publish, notices, API       watch
 //!  stored     store -> API                                                       watch
 //!  kernel     start of the datapath -> API                                       watch
@@ -19,7 +19,9 @@ mod tasks;
 
 use crate::agent::Agent;
 use crate::api::{Api, Stage};
-use crate::config::Config;
+use crate::blocks::Blocks;
+use crate::cluster::ClusterFeed;
+use crate::config::{Config, Tunnel};
 use crate::controllers::Controllers;
 use crate::feed::PolicyFeed;
 use crate::identities::IdentityAllocation;
@@ -160,7 +162,9 @@ async fn start(
     check_kernel()?;
     let stores = open_stores(&config).await?;
     let controllers = Controllers::default();
-    let node = Node::find(&config, stores.local.as_ref()).await?;
+    stage.send_replace(Stage::Starting("waiting for the kvstore, to claim this node's address pools"));
+    let blocks = Blocks::new(Arc::clone(&stores.shared), &config.cluster_name, &config.node_name);
+    let node = Node::find(&config, stores.local.as_ref(), &blocks).await?;
     let records = store::read(stores.local.as_ref()).await?;
     let state = State::new(state_config(&config, &node)).context("set up the address pools")?;
     let (writer, inputs, outputs, counters) = Writer::new(state);
@@ -245,6 +249,10 @@ async fn open_stores(config: &Config) -> anyhow::Result<Stores> {
     Ok(Stores { local: local.backend, shared, counters, is_embedded, warnings })
 }
 
+/// What a VXLAN packet has more than what is in it: IP, UDP and VXLAN headers, and the inner Ethernet header.
+const VXLAN_OVERHEAD_V4: u32 = 20 + 8 + 8 + 14;
+const VXLAN_OVERHEAD_V6: u32 = 40 + 8 + 8 + 14;
+
 fn state_config(config: &Config, node: &Node) -> state::Config {
     state::Config {
         node: node.name.clone(),
@@ -255,6 +263,11 @@ fn state_config(config: &Config, node: &Node) -> state::Config {
         ipv4_range: node.ipv4_range,
         ipv6_range: node.ipv6_range,
         mtu: config.mtu,
+        tunnel_overhead: match config.tunnel {
+            Tunnel::Disabled => None,
+            Tunnel::Vxlan if node.ipv4.is_some() => Some(VXLAN_OVERHEAD_V4),
+            Tunnel::Vxlan => Some(VXLAN_OVERHEAD_V6),
+        },
         label_filter: config.label_filter.clone(),
         policy: policy::Options { enforcement: config.enforcement, allow_localhost: config.allow_localhost },
         quarantine: state::QUARANTINE,
@@ -286,7 +299,7 @@ fn watch_endpoints(
     (sender, regenerations)
 }
 
-/// Everything that lives in the kvstore: policy, identities, and what this node shows the others.
+/// Everything that lives in the kvstore: policy, identities, other nodes, and what this node shows them.
 fn share(
     config: &Config,
     stores: &Stores,
@@ -302,6 +315,13 @@ fn share(
         controllers: controllers.clone(),
     };
     working.spawn_infallible("policy feed", |shutdown| feed.run(shutdown));
+    let others = ClusterFeed {
+        backend: Arc::clone(&stores.shared),
+        inputs: inputs.clone(),
+        controllers: controllers.clone(),
+        grace: config.node_grace,
+    };
+    working.spawn_infallible("cluster feed", |shutdown| others.run(shutdown));
     let options = session::Options { ttl: config.kvstore.lease_ttl, ..session::Options::default() };
     let session = Session::start(Arc::clone(&stores.shared), options);
     let publisher = Publisher { session: session.clone(), outputs: outputs.clone(), controllers: controllers.clone() };

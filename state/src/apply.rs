@@ -2,12 +2,15 @@
 //! what it is told is the table's business; what the kernel and the readers get of it follows in `State::outputs`.
 
 use crate::endpoints::check_mac;
-use crate::input::{AddressRequest, EndpointChange, EndpointCreate, Input, PoolRequest, Purpose, Source};
+use crate::input::{
+    AddressRequest, EndpointChange, EndpointCreate, Input, PoolRequest, Purpose, RemoteAddress, Source,
+};
 use crate::ipam::{Holders, Release};
 use crate::ledger::Object;
 use crate::networks::is_usable;
 use crate::outputs::{EndpointRef, SyncState, Timestamp};
 use crate::policies::Freshness;
+use crate::remote::is_claimable;
 use crate::{Dirty, Rejected, Reply, State, records};
 use model::{EndpointId, Identity, Labels};
 use std::collections::BTreeSet;
@@ -16,6 +19,9 @@ use std::sync::Arc;
 
 /// What an endpoint gets when nobody told the uplink's.
 const DEFAULT_MTU: u32 = 1500;
+/// What a host must be able to take in whole, and what each link must have for IPv6.
+const LEAST_MTU: u32 = 576;
+const LEAST_MTU_V6: u32 = 1280;
 
 impl State {
     pub(crate) fn take_in(&mut self, input: Input, now: Timestamp) -> Result<Reply, Rejected> {
@@ -29,6 +35,13 @@ impl State {
             Input::Enforcement(enforcement) => self.policies.enforce(enforcement),
             Input::IdentityKnown { identity, labels } => self.confirm_identity(identity, labels, now)?,
             Input::IdentityGone { identity } => self.unconfirm_identity(identity, now),
+            Input::NodeKnown(node) => self.remote.put_node(node),
+            Input::NodeGone(name) => self.remote.remove_node(&name),
+            Input::AddressKnown { address, record } => self.put_remote_address(address, record),
+            Input::AddressGone { address } => {
+                self.remote.remove_address(address);
+                self.forget_identities();
+            }
             Input::Synced(source) => self.set_sync(source, SyncState::Synced),
             Input::Away(source) => self.set_away(source),
             Input::DockerEndpoints(listed) => self.keep_docker_endpoints(&listed, now)?,
@@ -91,7 +104,11 @@ impl State {
     }
 
     fn confirm_identity(&mut self, identity: Identity, labels: Labels, now: Timestamp) -> Result<(), Rejected> {
+        let awaited = self.remote.mentions(identity) && self.identities.labels(identity).is_none();
         self.identities.confirm(identity, labels)?;
+        if awaited {
+            self.dirty = Dirty::Tables;
+        }
         self.assign_identities(now);
         Ok(())
     }
@@ -128,8 +145,23 @@ impl State {
                 (None, _, _) => {}
             }
         }
+        self.forget_identities();
+    }
+
+    /// Forgets the numbers that the kvstore no longer has and nobody has here or elsewhere.
+    fn forget_identities(&mut self) {
         let used: BTreeSet<Identity> = self.endpoints.iter().map(|endpoint| endpoint.identity).collect();
-        self.identities.forget_unused(&used);
+        let remote = &self.remote;
+        self.identities.forget_unused(|identity| used.contains(&identity) || remote.mentions(identity));
+    }
+
+    fn put_remote_address(&mut self, address: IpAddr, record: RemoteAddress) {
+        if !is_claimable(record.identity) {
+            let RemoteAddress { identity, node } = record;
+            tracing::warn!(%address, %identity, %node, "a node claims an identity that it may not have: ignored");
+        }
+        self.remote.put_address(address, record);
+        self.forget_identities();
     }
 
     fn keep_docker_endpoints(&mut self, listed: &BTreeSet<String>, now: Timestamp) -> Result<(), Rejected> {
@@ -200,6 +232,16 @@ impl State {
         Ok(())
     }
 
+    /// The uplink's MTU less what the tunnel takes, but not less than the families need.
+    fn default_mtu(&self) -> u32 {
+        let least = if self.config.ipv6_range.is_some() { LEAST_MTU_V6 } else { LEAST_MTU };
+        let uplink = self.uplink_mtu.unwrap_or(DEFAULT_MTU);
+        match self.config.tunnel_overhead {
+            Some(overhead) => uplink.saturating_sub(overhead).max(least.min(uplink)),
+            None => uplink,
+        }
+    }
+
     fn create_endpoint(&mut self, request: EndpointCreate, now: Timestamp) -> Result<Reply, Rejected> {
         self.check_restored()?;
         if let Some(id) = self.same_endpoint(&request)? {
@@ -207,7 +249,7 @@ impl State {
         }
         self.check_endpoint(&request)?;
         let mtu = self.networks.get(&request.docker_network_id).and_then(|network| network.mtu);
-        let mtu = mtu.or(self.config.mtu).or(self.uplink_mtu).unwrap_or(DEFAULT_MTU);
+        let mtu = mtu.or(self.config.mtu).unwrap_or_else(|| self.default_mtu());
         // The number of a record that cannot be read may be that of an endpoint that the kernel still has.
         let bad = &self.bad_records;
         let is_reserved = |id| records::key(&Object::Endpoint(id)).is_some_and(|key| bad.contains_key(&key));

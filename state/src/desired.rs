@@ -8,6 +8,7 @@ use crate::ipam::{masked, overlap};
 use crate::ipcache::Ipcache;
 use crate::networks::is_definite;
 use crate::outputs::{IpRow, SyncState};
+use crate::remote::Believed;
 use ipnetwork::IpNetwork;
 use model::desired::{self, Datapath, IpcacheEntry};
 use model::{Identity, PolicyMap};
@@ -31,6 +32,7 @@ impl State {
     pub(crate) fn datapath(
         &self,
         rows: &BTreeMap<IpNetwork, IpRow>,
+        believed: &Believed,
         policies: &BTreeMap<Identity, Arc<PolicyMap>>,
     ) -> Datapath {
         Datapath {
@@ -44,16 +46,19 @@ impl State {
             policies: policies.clone(),
             gateways: self.gateways(),
             pools: self.pools(),
+            vteps: if self.config.tunnel_overhead.is_some() { believed.vteps() } else { BTreeMap::new() },
+            nodes: believed.nodes(),
         }
     }
 
     /// Everybody's address.
-    pub(crate) fn ip_rows(&self) -> BTreeMap<IpNetwork, IpRow> {
+    pub(crate) fn ip_rows(&self, believed: &Believed) -> BTreeMap<IpNetwork, IpRow> {
         let mut ipcache = Ipcache::default();
         for endpoint in self.endpoints.iter() {
             endpoint.addresses().for_each(|address| ipcache.endpoint(address, endpoint.identity, endpoint.id));
         }
         self.host.iter().copied().chain(self.gateways()).for_each(|address| ipcache.host(address));
+        self.remote_rows(believed, &mut ipcache);
         for (prefix, identity) in self.identities.prefixes() {
             ipcache.mentioned(*prefix, *identity);
         }
@@ -116,7 +121,7 @@ impl State {
     }
 
     /// All prefixes that endpoints' addresses come from; those that another address management chose are among them.
-    fn pools(&self) -> BTreeSet<IpNetwork> {
+    pub(crate) fn pools(&self) -> BTreeSet<IpNetwork> {
         let mut pools: BTreeSet<IpNetwork> = self.ipam.pools().map(|pool| pool.subnet).collect();
         let inside = |pools: &BTreeSet<IpNetwork>, prefix: &IpNetwork| pools.iter().any(|pool| overlap(pool, prefix));
         let subnets = self.networks.subnets().map(|subnet| subnet.subnet).filter(is_definite).map(masked);

@@ -120,9 +120,9 @@ impl Identities {
         }
     }
 
-    /// Forgets what is only remembered and which no endpoint has.
-    pub(crate) fn forget_unused(&mut self, used: &BTreeSet<Identity>) {
-        let unused: Vec<Identity> = self.remembered.difference(used).copied().collect();
+    /// Forgets what is only remembered and not used.
+    pub(crate) fn forget_unused(&mut self, is_used: impl Fn(Identity) -> bool) {
+        let unused: Vec<Identity> = self.remembered.iter().copied().filter(|identity| !is_used(*identity)).collect();
         unused.into_iter().for_each(|identity| self.remove(identity));
     }
 
@@ -280,7 +280,7 @@ mod tests {
         }
         identities.unconfirm(Identity(300));
         identities.unconfirm(Identity(301));
-        identities.forget_unused(&[Identity(301)].into());
+        identities.forget_unused(|identity| identity == Identity(301));
         let left: Vec<u32> = identities.all().keys().map(|identity| identity.0).filter(|n| *n >= 256).collect();
         assert_eq!(left, [301, 302]);
     }

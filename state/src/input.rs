@@ -27,17 +27,41 @@ pub enum Input {
 
     /// A set of rules, as JSON text of a list, and its revision. Ignored when its revision is lower than that of the
     /// rules in force: an older write that arrives late.
-    PolicyDocument { revision: u64, rules: Arc<str> },
+    PolicyDocument {
+        revision: u64,
+        rules: Arc<str>,
+    },
     /// What a fresh listing of the kvstore found: taken whatever its revision, since the kvstore is the truth. No
     /// document there = revision 1 and `[]`.
-    PolicyListed { revision: u64, rules: Arc<str> },
+    PolicyListed {
+        revision: u64,
+        rules: Arc<str>,
+    },
     /// For whom policy is enforced from now on, instead of what `Config::policy` says.
     Enforcement(policy::Enforcement),
 
     /// The kvstore says that this number stands for these labels.
-    IdentityKnown { identity: Identity, labels: Labels },
+    IdentityKnown {
+        identity: Identity,
+        labels: Labels,
+    },
     /// The kvstore no longer has this number. An endpoint that has it keeps it until there is another for its labels.
-    IdentityGone { identity: Identity },
+    IdentityGone {
+        identity: Identity,
+    },
+
+    /// What a node of the cluster tells of itself. This node's own record may be among them.
+    NodeKnown(RemoteNode),
+    /// The node is gone for good: nothing is believed any more that it told.
+    NodeGone(NodeName),
+    /// A node of the cluster tells who has an address. This node's own records may be among them.
+    AddressKnown {
+        address: IpAddr,
+        record: RemoteAddress,
+    },
+    AddressGone {
+        address: IpAddr,
+    },
 
     /// The source has told all it knows.
     Synced(Source),
@@ -55,23 +79,35 @@ pub enum Input {
     /// Answered with `Reply::Pool`.
     PoolRequest(PoolRequest),
     /// An unknown pool is a success.
-    PoolRelease { pool: String },
+    PoolRelease {
+        pool: String,
+    },
     /// Answered with `Reply::Address`.
     AddressRequest(AddressRequest),
     /// An unknown address is a success. The address of a living endpoint stays taken until the endpoint is deleted.
-    AddressRelease { pool: String, address: IpAddr },
+    AddressRelease {
+        pool: String,
+        address: IpAddr,
+    },
 
     /// A network is made or learnt; replaces what was known of it.
     NetworkPut(Network),
     /// An unknown network is a success.
-    NetworkDelete { id: String },
+    NetworkDelete {
+        id: String,
+    },
 
     /// Answered with `Reply::Endpoint`, also when the very same endpoint exists already.
     EndpointCreate(EndpointCreate),
     /// Answered with `Reply::Endpoint`.
-    EndpointChange { endpoint: EndpointRef, change: EndpointChange },
+    EndpointChange {
+        endpoint: EndpointRef,
+        change: EndpointChange,
+    },
     /// An unknown endpoint is a success.
-    EndpointDelete { endpoint: EndpointRef },
+    EndpointDelete {
+        endpoint: EndpointRef,
+    },
 }
 
 /// Somebody who tells a whole table, so that there is a moment when all of it is known.
@@ -85,10 +121,12 @@ pub enum Source {
     Identities,
     /// Docker's list of endpoints. Synced by the first `Input::DockerEndpoints`.
     Docker,
+    /// The kvstore's nodes and their addresses. Synced by `Input::Synced`.
+    Cluster,
 }
 
 impl Source {
-    pub const ALL: [Source; 4] = [Source::Records, Source::Policy, Source::Identities, Source::Docker];
+    pub const ALL: [Source; 5] = [Source::Records, Source::Policy, Source::Identities, Source::Docker, Source::Cluster];
 }
 
 /// An address family.
@@ -123,6 +161,33 @@ impl std::fmt::Display for Family {
             Family::V6 => "IPv6",
         })
     }
+}
+
+/// A node's name and that of its cluster.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct NodeName {
+    pub cluster: String,
+    pub name: String,
+}
+
+/// What a node tells of itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RemoteNode {
+    pub name: NodeName,
+    /// By which other nodes reach it.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Its own addresses out of its prefixes: what its host speaks to containers from.
+    pub routers: BTreeSet<IpAddr>,
+    /// Out of which it hands out addresses.
+    pub prefixes: BTreeSet<IpNetwork>,
+}
+
+/// What a node tells of an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RemoteAddress {
+    pub identity: Identity,
+    /// An address of the node.
+    pub node: IpAddr,
 }
 
 /// Asks for a pool. Without a subnet, or with the node's own range as subnet, the node's pool of the family is meant. A

@@ -1,5 +1,5 @@
 //! Who lives at which prefix: endpoints of this node, the host, and the prefixes that rules mention, merged so that for
-//! each prefix the most trustworthy source is believed. Other nodes' addresses take their place between the host and
+//! each prefix the most trustworthy source is believed. Other nodes' addresses have their place between the host and
 //! the rules.
 
 use crate::ipam;
@@ -20,7 +20,7 @@ impl Ipcache {
     }
 
     pub(crate) fn endpoint(&mut self, address: IpAddr, identity: Identity, endpoint: EndpointId) {
-        let row = IpRow { identity, source: IpSource::Endpoint, endpoint: Some(endpoint) };
+        let row = IpRow { identity, source: IpSource::Endpoint, endpoint: Some(endpoint), node: None };
         self.put(ipam::single(address), row);
     }
 
@@ -32,14 +32,20 @@ impl Ipcache {
             IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
         };
         if !local && !address.is_unspecified() && !address.is_multicast() {
-            let row = IpRow { identity: Identity::HOST, source: IpSource::Host, endpoint: None };
+            let row = IpRow { identity: Identity::HOST, source: IpSource::Host, endpoint: None, node: None };
             self.put(ipam::single(address), row);
         }
     }
 
     /// A prefix that a rule mentions.
     pub(crate) fn mentioned(&mut self, prefix: IpNetwork, identity: Identity) {
-        self.put(prefix, IpRow { identity, source: IpSource::Policy, endpoint: None });
+        self.put(prefix, IpRow { identity, source: IpSource::Policy, endpoint: None, node: None });
+    }
+
+    /// An address of another node, or of an endpoint there. Of two the first is believed.
+    pub(crate) fn remote(&mut self, address: IpAddr, identity: Identity, node: IpAddr) {
+        let row = IpRow { identity, source: IpSource::Kvstore, endpoint: None, node: Some(node) };
+        self.put(ipam::single(address), row);
     }
 
     fn put(&mut self, prefix: IpNetwork, row: IpRow) {
@@ -57,12 +63,13 @@ mod tests {
     #[test]
     fn the_more_trustworthy_source_is_believed_in_any_order() {
         let address: IpAddr = "10.15.0.7".parse().unwrap();
-        let puts: [fn(&mut Ipcache, IpAddr); 3] = [
+        let puts: [fn(&mut Ipcache, IpAddr); 4] = [
             |ipcache, ip| ipcache.endpoint(ip, Identity(300), EndpointId(1)),
             |ipcache, ip| ipcache.host(ip),
             |ipcache, ip| ipcache.mentioned(ipam::single(ip), Identity(1 << 24)),
+            |ipcache, ip| ipcache.remote(ip, Identity(400), IpAddr::from([192, 0, 2, 2])),
         ];
-        for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [1, 2, 0]] {
+        for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 0, 3, 2], [1, 3, 2, 0]] {
             let mut ipcache = Ipcache::default();
             order.into_iter().for_each(|n: usize| puts[n](&mut ipcache, address));
             let rows = ipcache.into_rows();

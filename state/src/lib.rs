@@ -18,18 +18,21 @@ mod policies;
 mod publish;
 mod records;
 mod rejected;
+mod remote;
 mod restore;
 mod shared;
 mod view;
 
 pub use input::{
-    AddressRequest, EndpointChange, EndpointCreate, Family, Input, Network, PoolRequest, Purpose, Source, Subnet,
+    AddressRequest, EndpointChange, EndpointCreate, Family, Input, Network, NodeName, PoolRequest, Purpose,
+    RemoteAddress, RemoteNode, Source, Subnet,
 };
 pub use outputs::{
     AddressView, EndpointRef, EndpointView, IdentityView, IpRow, IpSource, LOG_LENGTH, LogEntry, Outputs, PolicyView,
     PoolView, SyncState, Timestamp, View,
 };
 pub use rejected::{Rejected, RejectedKind};
+pub use shared::read as shared_records;
 
 use endpoints::Endpoints;
 use identities::Identities;
@@ -41,6 +44,7 @@ use model::label_filter::LabelFilter;
 use model::{EndpointId, Identity};
 use networks::Networks;
 use policies::Policies;
+use remote::Remote;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -64,6 +68,8 @@ pub struct Config {
     pub ipv6_range: Option<Ipv6Network>,
     /// MTU of endpoints whose network names none; `None`: the uplink's.
     pub mtu: Option<u32>,
+    /// How many bytes of each packet between nodes the tunnel takes; `None`: there is no tunnel.
+    pub tunnel_overhead: Option<u32>,
     pub label_filter: LabelFilter,
     /// When policy is enforced, and whether the host is subject to it.
     pub policy: policy::Options,
@@ -108,6 +114,7 @@ pub struct State {
     endpoints: Endpoints,
     identities: Identities,
     policies: Policies,
+    remote: Remote,
     /// Addresses of the host's devices.
     host: BTreeSet<IpAddr>,
     uplink_mtu: Option<u32>,
@@ -145,6 +152,7 @@ impl State {
             endpoints: Endpoints::new(config.quarantine),
             identities: Identities::default(),
             policies: Policies::new(config.policy),
+            remote: Remote::default(),
             host: BTreeSet::new(),
             uplink_mtu: None,
             status: Arc::default(),

@@ -1,7 +1,7 @@
 //! What the state wants of the world and tells its readers: one immutable snapshot after each batch of inputs. How each
 //! part is computed is the business of its table's file.
 
-use crate::input::{Family, Network, Purpose, Source};
+use crate::input::{Family, Network, NodeName, Purpose, RemoteNode, Source};
 use ipnetwork::IpNetwork;
 use model::desired::{Datapath, LinkIntent, Names};
 use model::{EndpointId, EndpointState, Identity, IdentityMap, Labels, Mac};
@@ -49,6 +49,8 @@ pub struct View {
     /// Reserved, allocated and node-local ones.
     pub identities: IdentityMap<IdentityView>,
     pub ips: Arc<BTreeMap<IpNetwork, IpRow>>,
+    /// What the nodes of the cluster tell of themselves, this one included once its own record is read back.
+    pub nodes: Arc<BTreeMap<NodeName, RemoteNode>>,
     /// By `PoolView::id`, the node's own included.
     pub pools: Arc<BTreeMap<String, PoolView>>,
     pub addresses: Arc<BTreeMap<IpAddr, AddressView>>,
@@ -208,6 +210,8 @@ pub struct IpRow {
     pub identity: Identity,
     pub source: IpSource,
     pub endpoint: Option<EndpointId>,
+    /// An address of the other node that it is on.
+    pub node: Option<IpAddr>,
 }
 
 /// Who said so. Of two that speak of the same prefix the larger one is believed.

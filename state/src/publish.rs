@@ -59,13 +59,15 @@ impl State {
     }
 
     fn with_tables(&mut self, old: &Outputs, revision: u64) -> Outputs {
-        let rows = self.ip_rows();
+        let believed = self.believed();
+        let rows = self.ip_rows(&believed);
         let changed = self.identities.take_changed();
         let subjects: BTreeSet<Identity> = self.endpoints.iter().map(|endpoint| endpoint.identity).collect();
         let policies = self.policies.resolve(&self.identities, &changed, &subjects);
         let mut new = old.clone();
         if self.is_publishable() {
-            new.datapath = Some(kept_or_newer(old.datapath.as_ref(), self.datapath(&rows, &policies), revision));
+            new.datapath =
+                Some(kept_or_newer(old.datapath.as_ref(), self.datapath(&rows, &believed, &policies), revision));
         }
         self.conclude_lives(old.datapath.as_deref(), new.datapath.as_deref());
         self.write_changes(&mut new, revision);

@@ -1,6 +1,8 @@
 //! What this node tells the cluster through the kvstore, in the forms that Cilium's tools read: itself, its endpoints'
 //! addresses, and (in forms of our own) its endpoints and networks.
 
+pub mod read;
+
 use crate::Config;
 use crate::endpoints::Endpoint;
 use crate::input::{Network, Subnet};

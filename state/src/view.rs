@@ -30,6 +30,7 @@ impl State {
             endpoints: self.endpoint_views(old),
             identities: self.identity_views(&old.identities, changed),
             ips: keep(&old.ips, rows),
+            nodes: if old.nodes == *self.remote.nodes() { old.nodes.clone() } else { self.remote.nodes().clone() },
             pools: keep(&old.pools, self.ipam.pools().map(|pool| (pool.id.clone(), self.pool_view(pool))).collect()),
             addresses: keep(&old.addresses, self.address_views()),
             networks: keep(&old.networks, self.network_views()),

@@ -8,8 +8,8 @@ use model::label_filter::LabelFilter;
 use model::{EndpointId, Identity, Labels};
 use proptest::prelude::*;
 use state::{
-    AddressRequest, Config, EndpointChange, EndpointCreate, EndpointRef, Family, Input, Network, Outputs, PoolRequest,
-    Purpose, Source, State, Subnet, SyncState, Timestamp,
+    AddressRequest, Config, EndpointChange, EndpointCreate, EndpointRef, Family, Input, Network, NodeName, Outputs,
+    PoolRequest, Purpose, RemoteAddress, RemoteNode, Source, State, Subnet, SyncState, Timestamp,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -20,11 +20,12 @@ fn config() -> Config {
         node: "n1".to_owned(),
         cluster: "default".to_owned(),
         cluster_id: 0,
-        node_ipv4: None,
+        node_ipv4: Some("192.0.2.15".parse().unwrap()),
         node_ipv6: None,
         ipv4_range: Some("10.15.0.0/28".parse().unwrap()),
         ipv6_range: None,
         mtu: None,
+        tunnel_overhead: Some(50),
         label_filter: LabelFilter::default(),
         policy: policy::Options::default(),
         quarantine: state::QUARANTINE,
@@ -49,6 +50,24 @@ fn address() -> impl Strategy<Value = Ipv4Addr> {
 fn labels() -> impl Strategy<Value = Labels> {
     prop_oneof![Just("a"), Just("b"), Just("c")]
         .prop_map(|id| LabelFilter::default().container_labels(&[("id".to_owned(), id.to_owned())].into()))
+}
+
+/// Of another node's endpoints alone.
+fn remote_labels(n: u32) -> Labels {
+    LabelFilter::default().container_labels(&[("id".to_owned(), format!("remote{n}"))].into())
+}
+
+const PREFIXES: [&str; 6] = ["10.1.0.0/28", "10.1.0.8/29", "10.2.0.0/29", "172.18.0.0/16", "10.15.0.0/29", "0.0.0.0/0"];
+
+fn remote_node() -> impl Strategy<Value = RemoteNode> {
+    (16u8..19, prop::sample::subsequence(&PREFIXES[..], 0..3), prop::option::of(address())).prop_map(
+        |(last, prefixes, router)| RemoteNode {
+            name: NodeName { cluster: "default".to_owned(), name: format!("n{last}") },
+            addresses: [IpAddr::from([192, 0, 2, last])].into(),
+            routers: router.map(IpAddr::V4).into_iter().collect(),
+            prefixes: prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect(),
+        },
+    )
 }
 
 fn docker_id() -> impl Strategy<Value = String> {
@@ -148,7 +167,16 @@ fn step() -> impl Strategy<Value = Step> {
         true => Input::PolicyListed { revision, rules: rules.into() },
         false => Input::PolicyDocument { revision, rules: rules.into() },
     });
+    let remote = (address(), 0u32..3, 16u8..19).prop_map(|(ip, n, node)| Input::AddressKnown {
+        address: IpAddr::V4(ip),
+        record: RemoteAddress { identity: Identity(500 + n), node: IpAddr::from([192, 0, 2, node]) },
+    });
     let input = prop_oneof![
+        3 => remote_node().prop_map(Input::NodeKnown),
+        1 => remote_node().prop_map(|node| Input::NodeGone(node.name)),
+        3 => remote,
+        1 => address().prop_map(|ip| Input::AddressGone { address: IpAddr::V4(ip) }),
+        2 => (0u32..3).prop_map(|n| Input::IdentityKnown { identity: Identity(500 + n), labels: remote_labels(n) }),
         6 => create,
         6 => (reference(), change()).prop_map(|(endpoint, change)| Input::EndpointChange { endpoint, change }),
         2 => reference().prop_map(|endpoint| Input::EndpointDelete { endpoint }),
@@ -182,13 +210,22 @@ struct Run {
     now: Timestamp,
     identities: BTreeMap<Identity, Labels>,
     host: BTreeSet<IpAddr>,
+    nodes: BTreeMap<NodeName, RemoteNode>,
+    remote: BTreeMap<IpAddr, RemoteAddress>,
 }
 
 impl Run {
     fn new() -> Run {
         let mut state = State::new(config()).unwrap();
         state.apply(Input::Restore(BTreeMap::new()), Timestamp(0)).unwrap();
-        Run { state, now: Timestamp(0), identities: BTreeMap::new(), host: BTreeSet::new() }
+        Run {
+            state,
+            now: Timestamp(0),
+            identities: BTreeMap::new(),
+            host: BTreeSet::new(),
+            nodes: BTreeMap::new(),
+            remote: BTreeMap::new(),
+        }
     }
 
     /// Plays a step; whether it was taken.
@@ -213,6 +250,10 @@ impl Run {
                 self.identities.remove(&identity);
             }
             Input::HostAddresses(host) => self.host = host,
+            Input::NodeKnown(node) => drop(self.nodes.insert(node.name.clone(), node)),
+            Input::NodeGone(name) => drop(self.nodes.remove(&name)),
+            Input::AddressKnown { address, record } => drop(self.remote.insert(address, record)),
+            Input::AddressGone { address } => drop(self.remote.remove(&address)),
             _ => {}
         }
         taken
@@ -231,6 +272,12 @@ impl Run {
         }
         for (identity, labels) in &self.identities {
             apply(Input::IdentityKnown { identity: *identity, labels: labels.clone() });
+        }
+        for node in self.nodes.values() {
+            apply(Input::NodeKnown(node.clone()));
+        }
+        for (address, record) in &self.remote {
+            apply(Input::AddressKnown { address: *address, record: *record });
         }
         if before.view.sync[&Source::Identities] != SyncState::Waiting {
             apply(Input::Synced(Source::Identities));
@@ -278,6 +325,13 @@ fn check(outputs: &Outputs) -> Result<(), TestCaseError> {
     for endpoint in datapath.endpoints.values() {
         prop_assert!(datapath.policies.contains_key(&endpoint.identity), "no policy for {}", endpoint.identity);
         prop_assert!(endpoint.gateway4.is_none_or(|gateway| datapath.gateways.contains(&IpAddr::V4(gateway))));
+    }
+    for (prefix, vtep) in &datapath.vteps {
+        prop_assert!(datapath.nodes.contains(vtep), "{prefix} is behind {vtep}, which is no node");
+        let ours = datapath.pools.iter().find(|pool| pool.contains(prefix.ip()) || prefix.contains(pool.ip()));
+        prop_assert!(ours.is_none(), "{prefix} is behind {vtep} and ours: {ours:?}");
+        let others = datapath.vteps.keys().filter(|other| other.contains(prefix.ip())).count();
+        prop_assert_eq!(others, 1, "{} is two nodes'", prefix);
     }
     for (prefix, row) in &datapath.ipcache {
         prop_assert!(view.identities.contains_key(&row.identity), "{prefix} has an unknown identity");

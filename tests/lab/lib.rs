@@ -4,12 +4,14 @@
 mod agent;
 mod docker;
 mod machine;
+mod nodes;
 mod traffic;
 mod world;
 
 pub use agent::{Agent, binary};
 pub use docker::{Container, Docker, Engine};
 pub use machine::{MACHINE4, MACHINE6, Machine, Process, WORLD4, WORLD6, text};
+pub use nodes::Nodes;
 pub use traffic::{Hammer, Server, Tally};
 pub use world::World;
 

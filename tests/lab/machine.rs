@@ -34,6 +34,15 @@ pub struct Machine {
 
 impl Machine {
     pub fn start() -> Result<Machine> {
+        Machine::with_uplink("world")
+    }
+
+    /// One without an uplink.
+    pub fn bare() -> Result<Machine> {
+        Machine::with_uplink("bare")
+    }
+
+    fn with_uplink(uplink: &str) -> Result<Machine> {
         ensure!(nix::unistd::geteuid().is_root(), "a machine of its own needs root");
         let name = format!("cilium-lab-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = tempfile::Builder::new().prefix(&name).tempdir()?;
@@ -52,6 +61,7 @@ impl Machine {
             .arg(&script)
             .arg(dir.path())
             .arg(&name)
+            .arg(uplink)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
@@ -69,6 +79,22 @@ impl Machine {
         fs::create_dir(&outer)?;
         let _ = fs::write(outer.join("cgroup.procs"), parent.to_string());
         Ok(machine)
+    }
+
+    /// The first process of the machine, as the outside sees it.
+    pub fn init(&self) -> i32 {
+        self.init
+    }
+
+    /// Joins the two machines by a pair of devices, each named by the one it is in.
+    pub fn join(&self, device: &str, other: &Machine, other_device: &str) -> Result<()> {
+        // The mount and process namespaces stay ours: the other machine is named by its process as we see it.
+        let status = Command::new("nsenter")
+            .args(["-t", &self.init.to_string(), "--net", "ip", "link", "add", device, "type", "veth"])
+            .args(["peer", "name", other_device, "netns", &other.init.to_string()])
+            .status()?;
+        ensure!(status.success(), "join {device} and {other_device}: {status}");
+        Ok(())
     }
 
     /// A folder on a real disk, for stores and logs.

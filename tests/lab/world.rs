@@ -18,7 +18,11 @@ impl World {
     }
 
     pub fn with_options(engine: &Engine, agent_options: &[&str]) -> Result<World> {
-        let machine = Rc::new(Machine::start()?);
+        World::on(Rc::new(Machine::start()?), engine, agent_options)
+    }
+
+    /// The scene on a machine that is there already.
+    pub fn on(machine: Rc<Machine>, engine: &Engine, agent_options: &[&str]) -> Result<World> {
         let agent = Agent::start(&machine, agent_options)?;
         let docker = Docker::start(&machine, engine, &[])?;
         Ok(World { docker, agent, machine })

@@ -5,6 +5,7 @@ mod docker;
 mod events;
 mod lab;
 mod leaks;
+mod nodes;
 mod policy;
 mod restart;
 mod sockets;

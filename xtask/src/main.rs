@@ -5,6 +5,7 @@
 mod abi;
 mod bench_bpf;
 mod floorplan;
+mod lab;
 mod verify;
 
 use clap::Parser;
@@ -19,6 +20,8 @@ enum Chore {
     BenchBpf(bench_bpf::Args),
     /// Check who imports whom.
     Floorplan,
+    /// Several nodes on this machine, to type into (root): up [COUNT] | exec NODE -- COMMAND… | down.
+    Lab(lab::Args),
     /// Load the eBPF programs and check how much the verifier goes through (root).
     Verify,
 }
@@ -28,6 +31,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Abi(args) => abi::run(&args),
         Chore::BenchBpf(args) => bench_bpf::run(&args),
         Chore::Floorplan => floorplan::run(),
+        Chore::Lab(args) => lab::run(&args),
         Chore::Verify => verify::run(),
     }
 }

@@ -55,7 +55,7 @@ pub fn ips(agent: &Agent, query: Query) -> Result<Response<Body>, Refusal> {
         identity: row.identity.0,
         labels: labels(&row.identity),
         source: row.source.as_str().to_owned(),
-        host: None,
+        host: row.node.map(|node| node.to_string()),
     });
     answer(query, &rows.collect::<Vec<_>>())
 }

@@ -63,6 +63,10 @@ pub const SETTINGS: &[Setting] = &[
     text("bpf-root", "DIR", "/sys/fs/bpf", "Where the BPF file system is, or is to be mounted"),
     text("cluster-id", "N", "0", "Number of the cluster; only 0 in this build"),
     text("cluster-name", "NAME", "default", "Name of the cluster"),
+    text("cluster-pool-ipv4", "CIDR", "", "Claim this node's IPv4 pool out of this range of the whole cluster's"),
+    text("cluster-pool-ipv4-mask-size", "BITS", "24", "Prefix length of each node's part of --cluster-pool-ipv4"),
+    text("cluster-pool-ipv6", "CIDR", "", "Claim this node's IPv6 pool out of this range of the whole cluster's"),
+    text("cluster-pool-ipv6-mask-size", "BITS", "112", "Prefix length of each node's part of --cluster-pool-ipv6"),
     Setting { short: Some('D'), ..switch("debug", "false", "Log more") },
     Setting { short: Some('e'), ..text("docker", "URL", "unix:///var/run/docker.sock", "Socket of Docker's API") },
     text("docker-plugins", "DIR", "/run/docker/plugins", "Where Docker looks for the sockets of its plugins"),
@@ -84,10 +88,22 @@ pub const SETTINGS: &[Setting] = &[
         "medium",
         "What becomes an event beside drops: none (every packet)|medium (verdicts, and now and then a packet)|maximum (verdicts)|drops (nothing)",
     ),
-    text("mtu", "BYTES", "auto", "MTU of containers' devices; auto: the uplink's"),
+    text("mtu", "BYTES", "auto", "MTU of containers' devices; auto: the uplink's, less what the tunnel takes"),
+    text("node-grace", "SECONDS", "60", "How long another node is believed in after its records went (0..=86400)"),
+    list(
+        "node-ip",
+        "ADDRESS",
+        "Address by which other nodes reach this one, one for a family; without it the uplink's",
+    ),
     text("node-name", "NAME", "", "Name of this node; without it the host's name"),
     text("socket-path", "PATH", "", "Socket of the API; without it cilium.sock in --state-dir"),
     text("state-dir", "DIR", "/var/run/cilium", "Where sockets are"),
+    text(
+        "tunnel",
+        "MODE",
+        "auto",
+        "How packets get to other nodes: vxlan|disabled|auto (auto: vxlan with --kvstore=etcd)",
+    ),
 ];
 
 #[cfg(test)]

@@ -140,3 +140,41 @@ fn print_config_prints_every_setting() {
         other => panic!("{other:?}"),
     }
 }
+
+#[test]
+fn a_pool_is_claimed_out_of_the_clusters_or_set_and_not_both() {
+    let config = load_with(&["--cluster-pool-ipv4=10.64.0.0/10", "--cluster-pool-ipv6", "fd64::/64"]).unwrap();
+    assert_eq!(config.ipv4, Some(Range::Claimed { cluster: "10.64.0.0/10".parse().unwrap(), bits: 24 }));
+    assert_eq!(config.ipv6, Some(Range::Claimed { cluster: "fd64::/64".parse().unwrap(), bits: 112 }));
+    assert_eq!(faults(&["--cluster-pool-ipv4=10.64.0.0/10", "--ipv4-range=10.15.0.0/16"]).len(), 1);
+    assert_eq!(faults(&["--cluster-pool-ipv4=10.64.0.0/26"]).len(), 1, "too small for a /24");
+    for range in ["10.64.0.1/10", "0.0.0.0/0", "224.0.0.0/8", "fd64::/64", "x"] {
+        assert_eq!(faults(&["--cluster-pool-ipv4", range]).len(), 1, "{range}");
+    }
+    for range in ["fe80::/64", "::/0", "ff00::/32", "10.64.0.0/10"] {
+        assert_eq!(faults(&["--cluster-pool-ipv6", range]).len(), 1, "{range}");
+    }
+    assert_eq!(faults(&["--cluster-pool-ipv4-mask-size", "30"]).len(), 1);
+}
+
+#[test]
+fn the_tunnel_follows_the_kvstore_unless_it_is_set() {
+    let etcd = ["--kvstore=etcd", "--kvstore-opt=etcd.address=http://127.0.0.1:2379"];
+    assert_eq!(load_with(&[]).unwrap().tunnel, Tunnel::Disabled);
+    assert_eq!(load_with(&etcd).unwrap().tunnel, Tunnel::Vxlan);
+    assert_eq!(load_with(&[&etcd[..], &["--tunnel=disabled"]].concat()).unwrap().tunnel, Tunnel::Disabled);
+    assert_eq!(load_with(&["--tunnel=vxlan"]).unwrap().tunnel, Tunnel::Vxlan);
+    let refused = faults(&["--tunnel=geneve"]);
+    assert!(refused[0].contains("geneve is not possible"), "{refused:?}");
+}
+
+#[test]
+fn a_node_has_one_address_of_each_family() {
+    assert_eq!(load_with(&[]).unwrap().node_ip, None);
+    let both = (Some("192.0.2.1".parse().unwrap()), Some("2001:db8::1".parse().unwrap()));
+    assert_eq!(load_with(&["--node-ip=192.0.2.1,2001:db8::1"]).unwrap().node_ip, Some(both));
+    assert_eq!(load_with(&["--node-ip=192.0.2.1", "--node-ip=2001:db8::1"]).unwrap().node_ip, Some(both));
+    for text in ["x", "127.0.0.1", "0.0.0.0", "ff02::1", "192.0.2.1,192.0.2.2"] {
+        assert_eq!(faults(&["--node-ip", text]).len(), 1, "{text}");
+    }
+}

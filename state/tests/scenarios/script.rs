@@ -6,8 +6,8 @@ use model::desired::{Failure, Object, Status};
 use model::label_filter::LabelFilter;
 use model::{EndpointId, Identity, Label, Labels};
 use state::{
-    AddressRequest, Config, EndpointChange, EndpointCreate, EndpointRef, Family, Input, Network, Outputs, PoolRequest,
-    Purpose, Reply, Source, State, Subnet, Timestamp,
+    AddressRequest, Config, EndpointChange, EndpointCreate, EndpointRef, Family, Input, Network, NodeName, Outputs,
+    PoolRequest, Purpose, RemoteAddress, RemoteNode, Reply, Source, State, Subnet, Timestamp,
 };
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -33,6 +33,7 @@ fn config() -> Config {
         ipv4_range: Some("10.15.0.0/16".parse().unwrap()),
         ipv6_range: Some("f00d::a0f:0:0:0/96".parse().unwrap()),
         mtu: None,
+        tunnel_overhead: None,
         label_filter: LabelFilter::default(),
         policy: policy::Options::default(),
         quarantine: state::QUARANTINE,
@@ -53,6 +54,7 @@ impl World {
         let words: Vec<&str> = rest.split_whitespace().collect();
         match verb {
             "at" => self.now = Timestamp(duration(rest)?),
+            "tunnel" => self.config.tunnel_overhead = Some(rest.parse().ok()?),
             "range4" => self.config.ipv4_range = Some(rest.parse().ok()?),
             "restart" => {
                 let mut records = (*self.outputs().records).clone();
@@ -124,6 +126,13 @@ fn input(verb: &str, rest: &str, words: &[&str]) -> Option<Input> {
         }
         "identity" => Input::IdentityKnown { identity: identity(words.first()?)?, labels: labels(words.get(1)?)? },
         "identity-gone" => Input::IdentityGone { identity: identity(rest)? },
+        "node" => Input::NodeKnown(remote_node(words)?),
+        "node-gone" => Input::NodeGone(node_name(rest)),
+        "ip" => {
+            let record = RemoteAddress { identity: identity(words.get(1)?)?, node: words.get(2)?.parse().ok()? };
+            Input::AddressKnown { address: words.first()?.parse().ok()?, record }
+        }
+        "ip-gone" => Input::AddressGone { address: rest.parse().ok()? },
         "synced" => Input::Synced(source(rest)?),
         "away" => Input::Away(source(rest)?),
         "docker-endpoints" => Input::DockerEndpoints(all(words)?),
@@ -140,6 +149,24 @@ fn input(verb: &str, rest: &str, words: &[&str]) -> Option<Input> {
         "change" => Input::EndpointChange { endpoint: reference(words.first()?), change: change(words) },
         "delete" => Input::EndpointDelete { endpoint: reference(rest) },
         _ => return None,
+    })
+}
+
+fn node_name(name: &str) -> NodeName {
+    NodeName { cluster: "default".to_owned(), name: name.to_owned() }
+}
+
+/// A name, underlay addresses, prefixes (with a `/`), routers (`via=`).
+fn remote_node(words: &[&str]) -> Option<RemoteNode> {
+    let (name, rest) = words.split_first()?;
+    let (routers, rest): (Vec<&str>, Vec<&str>) = rest.iter().partition(|word| word.starts_with("via="));
+    let (prefixes, addresses): (Vec<&str>, Vec<&str>) = rest.into_iter().partition(|word| word.contains('/'));
+    let routers: Vec<&str> = routers.iter().filter_map(|word| word.strip_prefix("via=")).collect();
+    Some(RemoteNode {
+        name: node_name(name),
+        addresses: all(&addresses)?,
+        routers: all(&routers)?,
+        prefixes: all(&prefixes)?,
     })
 }
 

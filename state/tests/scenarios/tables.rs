@@ -15,7 +15,8 @@ pub fn show(outputs: &Outputs, what: &str) -> Option<String> {
             what,
             view.ips.iter().map(|(prefix, row)| {
                 let endpoint = row.endpoint.map(|id| format!(" endpoint {id}")).unwrap_or_default();
-                format!("{prefix} identity {} from {}{endpoint}", row.identity, row.source.as_str())
+                let node = row.node.map(|node| format!(" on {node}")).unwrap_or_default();
+                format!("{prefix} identity {} from {}{endpoint}{node}", row.identity, row.source.as_str())
             }),
         ),
         "policies" => policies(outputs),
@@ -101,7 +102,9 @@ fn kernel(outputs: &Outputs) -> String {
         format!("gateways {}", list(datapath.gateways.iter().map(ToString::to_string).collect())),
         format!("pools {}", list(datapath.pools.iter().map(ToString::to_string).collect())),
     ];
-    table("kernel", rows.into_iter())
+    let vteps = datapath.vteps.iter().map(|(prefix, vtep)| format!("{prefix} behind {vtep}"));
+    let nodes = datapath.nodes.iter().map(|node| format!("node {node}"));
+    table("kernel", rows.into_iter().chain(vteps).chain(nodes))
 }
 
 fn policies(outputs: &Outputs) -> String {

@@ -1,0 +1,206 @@
+//! The other nodes and their addresses, followed in the kvstore and fed to the state.
+//!
+//! What others write is handed on at once. What goes is handed on later: an address a moment after, when its node is seen
+//! to go on; a node that is gone, with all its addresses, after a grace period, since its lease may have run out for a
+//! reason that passes. And nothing goes while the kvstore is away. Whom to believe is decided by the state.
+
+mod departures;
+
+use crate::controllers::{Controllers, causes};
+use crate::feed::START_PATIENCE;
+use crate::writer::Inputs;
+use departures::{Departures, Gone};
+use kvstore::watch::{self, Update};
+use kvstore::{Backend, keys};
+use state::shared_records as records;
+use state::{Input, NodeName, Source};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+const CONTROLLER: &str = "kvstore-nodes";
+
+pub struct ClusterFeed {
+    pub backend: Arc<dyn Backend>,
+    pub inputs: Inputs,
+    pub controllers: Controllers,
+    /// How long what a node told is believed after its records went.
+    pub grace: Duration,
+}
+
+/// How far the two listings are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Contact {
+    nodes: bool,
+    addresses: bool,
+}
+
+struct Follower {
+    inputs: Inputs,
+    controllers: Controllers,
+    departures: Departures,
+    contact: Contact,
+    /// Whether the state was told that all is listed, or that the kvstore is away.
+    announced: bool,
+}
+
+impl ClusterFeed {
+    pub async fn run(self, shutdown: CancellationToken) {
+        let mut nodes = watch::follow(Arc::clone(&self.backend), keys::NODES, watch::Options::default());
+        let mut addresses = watch::follow(Arc::clone(&self.backend), keys::IPS, watch::Options::default());
+        let patience = tokio::time::sleep(START_PATIENCE);
+        tokio::pin!(patience);
+        let mut follower = Follower {
+            inputs: self.inputs,
+            controllers: self.controllers,
+            departures: Departures::new(self.grace),
+            contact: Contact::default(),
+            announced: false,
+        };
+        let mut waiting = true;
+        loop {
+            let due = follower.due();
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                updates = nodes.next() => match updates {
+                    Some(updates) => follower.nodes(updates).await,
+                    None => return,
+                },
+                updates = addresses.next() => match updates {
+                    Some(updates) => follower.addresses(updates).await,
+                    None => return,
+                },
+                () = sleep_until(due), if due.is_some() => follower.let_go().await,
+                () = &mut patience, if waiting => {
+                    waiting = false;
+                    follower.lose_patience().await;
+                }
+            }
+        }
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Follower {
+    /// When the next of those that went is to be let go; never while the kvstore is away.
+    fn due(&self) -> Option<Instant> {
+        let in_contact = self.contact == Contact { nodes: true, addresses: true };
+        self.departures.next_due().filter(|_| in_contact)
+    }
+
+    async fn nodes(&mut self, updates: Vec<Update>) {
+        for update in updates {
+            match update {
+                Update::Reset => self.contact.nodes = false,
+                Update::Synced { .. } => self.listed(Contact { nodes: true, ..self.contact }).await,
+                Update::Put(entry) => {
+                    let Some(name) = node_name(&entry.key) else { continue };
+                    match records::node(name.clone(), &entry.value) {
+                        Ok(node) => {
+                            self.departures.node_there(&node, Instant::now());
+                            self.inputs.tell(Input::NodeKnown(node)).await;
+                        }
+                        Err(error) => {
+                            self.complain(&entry.key, &error);
+                            self.departures.node_went(name, Instant::now());
+                        }
+                    }
+                }
+                Update::Delete { key } => {
+                    if let Some(name) = node_name(&key) {
+                        self.departures.node_went(name, Instant::now());
+                    }
+                }
+            }
+        }
+    }
+
+    async fn addresses(&mut self, updates: Vec<Update>) {
+        for update in updates {
+            match update {
+                Update::Reset => self.contact.addresses = false,
+                Update::Synced { .. } => self.listed(Contact { addresses: true, ..self.contact }).await,
+                Update::Put(entry) => {
+                    let Some(address) = single(&entry.key) else { continue };
+                    match records::address(address, &entry.value) {
+                        Ok(record) => {
+                            self.departures.address_there(address, record.node);
+                            self.inputs.tell(Input::AddressKnown { address, record }).await;
+                        }
+                        Err(error) => {
+                            self.complain(&entry.key, &error);
+                            self.departures.address_went(address, Instant::now());
+                        }
+                    }
+                }
+                Update::Delete { key } => {
+                    if let Some(address) = single(&key) {
+                        self.departures.address_went(address, Instant::now());
+                    }
+                }
+            }
+        }
+    }
+
+    /// After the second of the two listings: all is known. What went while nobody could tell has its time from now on.
+    async fn listed(&mut self, contact: Contact) {
+        let before = std::mem::replace(&mut self.contact, contact);
+        if contact == before || contact != (Contact { nodes: true, addresses: true }) {
+            return;
+        }
+        self.controllers.success(CONTROLLER);
+        self.departures.begin_anew(Instant::now());
+        self.announced = true;
+        self.inputs.tell(Input::Synced(Source::Cluster)).await;
+    }
+
+    async fn lose_patience(&mut self) {
+        if !self.announced {
+            self.announced = true;
+            tracing::warn!("the kvstore does not answer: what the kernel knows of other nodes stays");
+            self.controllers.failure(CONTROLLER, "the kvstore does not answer");
+            self.inputs.tell(Input::Away(Source::Cluster)).await;
+        }
+    }
+
+    async fn let_go(&mut self) {
+        for gone in self.departures.take_due(Instant::now()) {
+            let input = match gone {
+                Gone::Node(name) => {
+                    tracing::info!(node = name.name, cluster = name.cluster, "the node is gone");
+                    Input::NodeGone(name)
+                }
+                Gone::Address(address) => Input::AddressGone { address },
+            };
+            self.inputs.tell(input).await;
+        }
+    }
+
+    /// A record that cannot be read says nothing, so what it said before is on its way out.
+    fn complain(&self, key: &str, error: &records::RecordError) {
+        let reason = causes(error);
+        tracing::warn!(key, reason, "a record of another node cannot be read");
+        self.controllers.failure(CONTROLLER, format!("{key}: {reason}"));
+    }
+}
+
+fn node_name(key: &str) -> Option<NodeName> {
+    keys::parse_node(key).map(|(cluster, name)| NodeName { cluster, name })
+}
+
+/// The address of a key; prefixes are not a node's to tell.
+fn single(key: &str) -> Option<std::net::IpAddr> {
+    let (_, address, length) = keys::parse_ip(key)?;
+    let whole = if address.is_ipv4() { 32 } else { 128 };
+    length.is_none_or(|length| length == whole).then_some(address)
+}
+
+#[cfg(test)]
+mod tests;

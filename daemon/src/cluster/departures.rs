@@ -1,0 +1,191 @@
+//! Who went and when that is to be believed: the clockwork of the cluster's feed, without a clock of its own.
+
+use state::{NodeName, RemoteNode};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long an address that went is kept to see whether its node goes too: the two are told by different watches.
+const SETTLE: Duration = Duration::from_secs(1);
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Gone {
+    Node(NodeName),
+    Address(IpAddr),
+}
+
+#[derive(Debug)]
+pub(super) struct Departures {
+    grace: Duration,
+    /// Underlay addresses of the nodes that are there or leaving.
+    underlay: BTreeMap<NodeName, BTreeSet<IpAddr>>,
+    /// Node of each address that is there or leaving.
+    homes: BTreeMap<IpAddr, IpAddr>,
+    leaving_nodes: BTreeMap<NodeName, Instant>,
+    leaving_addresses: BTreeMap<IpAddr, Instant>,
+}
+
+impl Departures {
+    pub(super) fn new(grace: Duration) -> Departures {
+        Departures {
+            grace,
+            underlay: BTreeMap::new(),
+            homes: BTreeMap::new(),
+            leaving_nodes: BTreeMap::new(),
+            leaving_addresses: BTreeMap::new(),
+        }
+    }
+
+    /// A node that comes back may take as long to write its addresses again as it had to come back.
+    pub(super) fn node_there(&mut self, node: &RemoteNode, now: Instant) {
+        if self.leaving_nodes.remove(&node.name).is_some() {
+            let back = |home: Option<&IpAddr>| home.is_some_and(|home| node.addresses.contains(home));
+            for (address, due) in &mut self.leaving_addresses {
+                if back(self.homes.get(address)) {
+                    *due = now + self.grace.max(SETTLE);
+                }
+            }
+        }
+        self.underlay.insert(node.name.clone(), node.addresses.clone());
+    }
+
+    pub(super) fn node_went(&mut self, name: NodeName, now: Instant) {
+        if self.underlay.contains_key(&name) {
+            self.leaving_nodes.entry(name).or_insert(now + self.grace);
+        }
+    }
+
+    pub(super) fn address_there(&mut self, address: IpAddr, node: IpAddr) {
+        self.leaving_addresses.remove(&address);
+        self.homes.insert(address, node);
+    }
+
+    pub(super) fn address_went(&mut self, address: IpAddr, now: Instant) {
+        if self.homes.contains_key(&address) {
+            self.leaving_addresses.entry(address).or_insert(now + SETTLE);
+        }
+    }
+
+    /// What was heard of them is old: everybody who is leaving has the whole time again.
+    pub(super) fn begin_anew(&mut self, now: Instant) {
+        self.leaving_nodes.values_mut().for_each(|due| *due = now + self.grace);
+        self.leaving_addresses.values_mut().for_each(|due| *due = (*due).max(now + SETTLE));
+    }
+
+    /// When `take_due` has something to do next.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        let nodes = self.leaving_nodes.values().copied();
+        let held = self.held();
+        let addresses = self.leaving_addresses.iter().filter(|(address, _)| !self.is_held(address, &held));
+        nodes.chain(addresses.map(|(_, due)| *due)).min()
+    }
+
+    /// Those whose time has come: first the nodes, with whom go the addresses that they left behind.
+    pub(super) fn take_due(&mut self, now: Instant) -> Vec<Gone> {
+        let (due, stay) = std::mem::take(&mut self.leaving_nodes).into_iter().partition(|(_, due)| *due <= now);
+        self.leaving_nodes = stay;
+        let due: BTreeMap<NodeName, Instant> = due;
+        let held = self.held();
+        let addresses = self.leaving_addresses.iter();
+        let addresses: Vec<IpAddr> = addresses
+            .filter(|(address, due)| **due <= now && !self.is_held(address, &held))
+            .map(|(address, _)| *address)
+            .collect();
+        for address in &addresses {
+            self.leaving_addresses.remove(address);
+            self.homes.remove(address);
+        }
+        due.keys().for_each(|name| drop(self.underlay.remove(name)));
+        due.into_keys().map(Gone::Node).chain(addresses.into_iter().map(Gone::Address)).collect()
+    }
+
+    /// Underlay addresses of the nodes that are leaving.
+    fn held(&self) -> BTreeSet<IpAddr> {
+        self.leaving_nodes.keys().filter_map(|name| self.underlay.get(name)).flatten().copied().collect()
+    }
+
+    /// Whether an address waits for its node, which is leaving itself.
+    fn is_held(&self, address: &IpAddr, held: &BTreeSet<IpAddr>) -> bool {
+        self.homes.get(address).is_some_and(|home| held.contains(home))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(60);
+
+    fn ip(last: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, last])
+    }
+
+    fn node(last: u8) -> RemoteNode {
+        RemoteNode {
+            name: NodeName { cluster: "default".to_owned(), name: format!("n{last}") },
+            addresses: [ip(last)].into(),
+            routers: BTreeSet::new(),
+            prefixes: BTreeSet::new(),
+        }
+    }
+
+    /// A node with one address, 100 above its own.
+    fn one_node(now: Instant) -> Departures {
+        let mut departures = Departures::new(GRACE);
+        departures.node_there(&node(2), now);
+        departures.address_there(ip(102), ip(2));
+        departures
+    }
+
+    #[test]
+    fn an_address_of_a_living_node_goes_soon() {
+        let now = Instant::now();
+        let mut departures = one_node(now);
+        departures.address_went(ip(102), now);
+        assert_eq!(departures.next_due(), Some(now + SETTLE));
+        assert_eq!(departures.take_due(now), []);
+        assert_eq!(departures.take_due(now + SETTLE), [Gone::Address(ip(102))]);
+        assert_eq!(departures.next_due(), None);
+    }
+
+    #[test]
+    fn a_dead_node_and_its_addresses_have_the_whole_grace_in_whichever_order_they_went() {
+        let now = Instant::now();
+        for address_first in [true, false] {
+            let mut departures = one_node(now);
+            if address_first {
+                departures.address_went(ip(102), now);
+            }
+            departures.node_went(node(2).name, now);
+            departures.address_went(ip(102), now);
+            assert_eq!(departures.next_due(), Some(now + GRACE));
+            assert_eq!(departures.take_due(now + GRACE - SETTLE), []);
+            assert_eq!(departures.take_due(now + GRACE), [Gone::Node(node(2).name), Gone::Address(ip(102))]);
+        }
+    }
+
+    #[test]
+    fn a_node_that_comes_back_has_time_to_write_its_addresses_again() {
+        let now = Instant::now();
+        let mut departures = one_node(now);
+        departures.node_went(node(2).name, now);
+        departures.address_went(ip(102), now);
+        let back = now + GRACE / 2;
+        departures.node_there(&node(2), back);
+        assert_eq!(departures.take_due(now + GRACE), []);
+        departures.address_there(ip(102), ip(2));
+        assert_eq!(departures.next_due(), None);
+        departures.address_went(ip(102), back);
+        assert_eq!(departures.take_due(back + SETTLE), [Gone::Address(ip(102))]);
+    }
+
+    #[test]
+    fn what_was_never_there_does_not_go() {
+        let now = Instant::now();
+        let mut departures = one_node(now);
+        departures.node_went(node(3).name, now);
+        departures.address_went(ip(103), now);
+        assert_eq!(departures.next_due(), None);
+    }
+}

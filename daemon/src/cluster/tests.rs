@@ -1,0 +1,121 @@
+use super::*;
+use crate::testing::Brain;
+use kvstore::memory::{self, Power};
+use serde_json::json;
+use state::{Outputs, SyncState};
+
+const GRACE: Duration = Duration::from_secs(60);
+
+struct World {
+    brain: Brain,
+    backend: Arc<dyn Backend>,
+    power: Power,
+}
+
+impl World {
+    async fn begin() -> World {
+        let (backend, power) = memory::open();
+        let brain = Brain::begin().await;
+        let feed = ClusterFeed {
+            backend: Arc::clone(&backend),
+            inputs: brain.inputs.clone(),
+            controllers: Controllers::default(),
+            grace: GRACE,
+        };
+        tokio::spawn(feed.run(brain.shutdown.clone()));
+        World { brain, backend, power }
+    }
+
+    async fn put(&self, key: &str, value: serde_json::Value) {
+        self.backend.put(key, value.to_string().into_bytes(), None).await.unwrap();
+    }
+
+    async fn node(&self) {
+        let address = json!([{"Type": "InternalIP", "IP": "2001:db8::2"}]);
+        let range = json!({"IP": "10.64.1.0", "Mask": "////AA=="});
+        let record = json!({"Name": "n2", "Cluster": "default", "IPAddresses": address, "IPv4AllocCIDR": range});
+        self.put(&keys::node("default", "n2"), record).await;
+    }
+
+    async fn address(&self, identity: u32) {
+        let record = json!({"IP": "10.64.1.7", "ID": identity, "HostIP": "2001:db8::2"});
+        self.put(&keys::ip("default", "10.64.1.7".parse().unwrap()), record).await;
+    }
+
+    async fn has(&self, prefix: &str, identity: Option<u32>) {
+        let wanted = prefix.parse().unwrap();
+        let what = format!("{prefix} has identity {identity:?}");
+        let identity_of = |outputs: &Outputs| outputs.view.ips.get(&wanted).map(|row| row.identity.0);
+        self.brain.until(&what, |outputs| identity_of(outputs) == identity).await;
+    }
+
+    fn shows(&self, prefix: &str) -> bool {
+        self.brain.outputs.borrow().view.ips.contains_key(&prefix.parse().unwrap())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_and_addresses_of_others_are_followed() {
+    let world = World::begin().await;
+    let synced = |outputs: &Outputs| outputs.view.sync.get(&Source::Cluster) == Some(&SyncState::Synced);
+    world.brain.until("listed", synced).await;
+    world.address(5).await;
+    world.node().await;
+    world.has("10.64.1.7/32", Some(5)).await;
+    world.has("2001:db8::2/128", Some(6)).await;
+    world.address(4).await;
+    world.has("10.64.1.7/32", Some(4)).await;
+    world.backend.delete(&keys::ip("default", "10.64.1.7".parse().unwrap())).await.unwrap();
+    world.has("10.64.1.7/32", None).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_node_goes_after_the_grace_period_and_not_before() {
+    let world = World::begin().await;
+    world.node().await;
+    world.address(5).await;
+    world.has("10.64.1.7/32", Some(5)).await;
+    let before = Instant::now();
+    world.backend.delete_prefix("cilium/state/").await.unwrap();
+    world.has("10.64.1.7/32", None).await;
+    assert!(before.elapsed() >= GRACE, "gone after {:?}", before.elapsed());
+    assert!(!world.shows("2001:db8::2/128"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_goes_while_the_kvstore_is_away() {
+    let world = World::begin().await;
+    world.node().await;
+    world.address(5).await;
+    world.has("10.64.1.7/32", Some(5)).await;
+    world.power.off();
+    tokio::time::sleep(GRACE * 20).await;
+    assert!(world.shows("10.64.1.7/32") && world.shows("2001:db8::2/128"));
+    world.power.on();
+    world.address(4).await;
+    world.has("10.64.1.7/32", Some(4)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_never_answered_is_declared_away() {
+    let (backend, power) = memory::open();
+    power.off();
+    let brain = Brain::begin().await;
+    let (inputs, controllers) = (brain.inputs.clone(), Controllers::default());
+    let feed = ClusterFeed { backend, inputs, controllers, grace: GRACE };
+    tokio::spawn(feed.run(brain.shutdown.clone()));
+    let is = |wanted| move |outputs: &Outputs| outputs.view.sync.get(&Source::Cluster) == Some(&wanted);
+    brain.until("declared away", is(SyncState::Away)).await;
+    power.on();
+    brain.until("listed", is(SyncState::Synced)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_cannot_be_read_is_as_good_as_none() {
+    let world = World::begin().await;
+    world.node().await;
+    world.address(5).await;
+    world.has("10.64.1.7/32", Some(5)).await;
+    world.put(&keys::ip("default", "10.64.1.7".parse().unwrap()), json!({"IP": "10.64.1.8"})).await;
+    world.has("10.64.1.7/32", None).await;
+}

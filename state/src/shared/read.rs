@@ -1,0 +1,163 @@
+//! Reads what nodes tell each other through the kvstore: the counterpart of `shared.rs`. Unknown fields are ignored, so
+//! that records of a later build, and Cilium's own, can be read.
+
+use crate::input::{NodeName, RemoteAddress, RemoteNode};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ipnetwork::IpNetwork;
+use model::Identity;
+use serde::Deserialize;
+use std::net::IpAddr;
+
+/// Why a record of another node says nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error("it is not the JSON of such a record")]
+    Json(#[from] serde_json::Error),
+    #[error("the record is one of {found}, and not of what its key names")]
+    OtherKey { found: String },
+    #[error("{0}")]
+    Content(&'static str),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct NodeRecord {
+    name: String,
+    cluster: String,
+    #[serde(rename = "IPAddresses", default)]
+    addresses: Option<Vec<NodeAddress>>,
+    #[serde(rename = "IPv4AllocCIDR")]
+    ipv4_range: Option<Cidr>,
+    #[serde(rename = "IPv6AllocCIDR")]
+    ipv6_range: Option<Cidr>,
+}
+
+#[derive(Deserialize)]
+struct NodeAddress {
+    #[serde(rename = "Type")]
+    kind: String,
+    #[serde(rename = "IP")]
+    ip: IpAddr,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Cidr {
+    #[serde(rename = "IP")]
+    ip: IpAddr,
+    mask: String,
+}
+
+#[derive(Deserialize)]
+struct IpRecord {
+    #[serde(rename = "IP")]
+    ip: IpAddr,
+    #[serde(rename = "HostIP")]
+    host_ip: Option<IpAddr>,
+    #[serde(rename = "ID")]
+    identity: u32,
+}
+
+/// Reads the record of the node that the key names.
+pub fn node(name: NodeName, value: &[u8]) -> Result<RemoteNode, RecordError> {
+    let record: NodeRecord = serde_json::from_slice(value)?;
+    if record.name != name.name || record.cluster != name.cluster {
+        return Err(RecordError::OtherKey { found: format!("{:?} in cluster {:?}", record.name, record.cluster) });
+    }
+    let ranges = record.ipv4_range.into_iter().chain(record.ipv6_range);
+    let prefixes = ranges.map(prefix).collect::<Option<_>>().ok_or(RecordError::Content("a range has a bad mask"))?;
+    let addresses = record.addresses.unwrap_or_default();
+    let of_kind = |wanted: &'static [&'static str]| {
+        let matching = addresses.iter().filter(move |address| wanted.contains(&address.kind.as_str()));
+        matching.map(|address| address.ip).collect()
+    };
+    Ok(RemoteNode {
+        name,
+        addresses: of_kind(&["InternalIP", "ExternalIP"]),
+        routers: of_kind(&["CiliumInternalIP"]),
+        prefixes,
+    })
+}
+
+/// Reads who has the address that the key names.
+pub fn address(address: IpAddr, value: &[u8]) -> Result<RemoteAddress, RecordError> {
+    let record: IpRecord = serde_json::from_slice(value)?;
+    if record.ip != address {
+        return Err(RecordError::OtherKey { found: record.ip.to_string() });
+    }
+    let node = record.host_ip.ok_or(RecordError::Content("it names no node"))?;
+    Ok(RemoteAddress { identity: Identity(record.identity), node })
+}
+
+fn prefix(cidr: Cidr) -> Option<IpNetwork> {
+    let bytes = STANDARD.decode(cidr.mask).ok()?;
+    let mask = match <[u8; 4]>::try_from(bytes.as_slice()) {
+        Ok(v4) => IpAddr::from(v4),
+        Err(_) => IpAddr::from(<[u8; 16]>::try_from(bytes.as_slice()).ok()?),
+    };
+    (mask.is_ipv4() == cidr.ip.is_ipv4()).then_some(())?;
+    IpNetwork::with_netmask(cidr.ip, mask).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn name() -> NodeName {
+        NodeName { cluster: "default".to_owned(), name: "n2".to_owned() }
+    }
+
+    #[test]
+    fn a_record_of_this_build_is_read_back() {
+        let config = crate::Config {
+            node: "n2".to_owned(),
+            cluster: "default".to_owned(),
+            cluster_id: 0,
+            node_ipv4: "192.0.2.2".parse().ok(),
+            node_ipv6: "2001:db8::2".parse().ok(),
+            ipv4_range: "10.64.1.0/24".parse().ok(),
+            ipv6_range: "fd64::1:0/112".parse().ok(),
+            mtu: None,
+            tunnel_overhead: None,
+            label_filter: model::label_filter::LabelFilter::default(),
+            policy: policy::Options::default(),
+            quarantine: 0,
+            docker_grace: 0,
+        };
+        let router = "10.64.1.1".parse().unwrap();
+        let entries = crate::shared::node(&config, [router].into_iter());
+        let read = node(name(), entries[0].1.as_bytes()).unwrap();
+        assert_eq!(read.addresses, ["192.0.2.2", "2001:db8::2"].map(|ip| ip.parse().unwrap()).into());
+        assert_eq!(read.routers, [router].into());
+        assert_eq!(read.prefixes, ["10.64.1.0/24", "fd64::1:0/112"].map(|p| p.parse().unwrap()).into());
+    }
+
+    #[test]
+    fn what_contradicts_its_key_is_refused() {
+        let text = br#"{"Name": "n3", "Cluster": "default"}"#;
+        assert!(matches!(node(name(), text), Err(RecordError::OtherKey { .. })));
+        let text = br#"{"IP": "10.64.1.7", "ID": 300, "HostIP": "192.0.2.2"}"#;
+        assert!(matches!(address("10.64.1.8".parse().unwrap(), text), Err(RecordError::OtherKey { .. })));
+        let text = br#"{"IP": "10.64.1.8", "ID": 300, "HostIP": null}"#;
+        assert!(matches!(address("10.64.1.8".parse().unwrap(), text), Err(RecordError::Content(_))));
+    }
+
+    #[test]
+    fn bad_masks_are_refused() {
+        for mask in ["", "/w==", "//8A/w==", "////////////////////AA=="] {
+            let range = format!(r#"{{"IP": "10.0.0.0", "Mask": "{mask}"}}"#);
+            let text = format!(r#"{{"Name": "n2", "Cluster": "default", "IPv4AllocCIDR": {range}}}"#);
+            assert!(node(name(), text.as_bytes()).is_err(), "{mask}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in ".{0,80}") {
+            let _ = node(name(), text.as_bytes());
+            let _ = address(IpAddr::from([10, 0, 0, 1]), text.as_bytes());
+        }
+    }
+}
