@@ -1,4 +1,4 @@
-//! What the kernel holds, read back: `GET /v1/bpf/{endpoint|policy|ct|ipcache|metrics}`, `DELETE /v1/bpf/ct`, `GET /v1/map`,
+//! What the kernel holds, read back: `GET /v1/bpf/{endpoint|policy|ct|ipcache|metrics|tunnel}`, `DELETE /v1/bpf/ct`, `GET /v1/map`,
 //! `GET /v1/map/{name}`.
 
 use schemars::JsonSchema;
@@ -64,6 +64,14 @@ pub struct IpcacheRow {
     pub endpoint: u16,
     #[serde(default)]
     pub labels: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct TunnelRow {
+    pub prefix: String,
+    /// Underlay address of the node that the prefix is behind.
+    pub vtep: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

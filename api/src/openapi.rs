@@ -17,6 +17,7 @@ pub fn document() -> Value {
         crate::datapath::CtRow,
         crate::datapath::EndpointRow,
         crate::datapath::IpcacheRow,
+        crate::datapath::TunnelRow,
         crate::datapath::MapDump,
         crate::datapath::MapRow,
         crate::datapath::MetricRow,

@@ -2,7 +2,7 @@
 //!
 //! Reading tables walks the kernel's memory, so that happens on threads made for waiting.
 
-use crate::config::Config;
+use crate::config::{Config, Tunnel};
 use crate::writer::Inputs;
 use api::datapath::MetricRow;
 use datapath::{TableError, Tables};
@@ -14,6 +14,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
+
+/// UDP port of VXLAN between nodes: the one that Linux, and with it Cilium, has always used.
+const VXLAN_PORT: u16 = 8472;
 
 /// Cheap to clone.
 #[derive(Clone, Debug)]
@@ -46,6 +49,10 @@ impl Kernel {
             ipcache_max: config.ipcache_max,
             masquerade: config.masquerade,
             monitor_aggregation: config.monitor_aggregation,
+            tunnel: match config.tunnel {
+                Tunnel::Disabled => datapath::Tunnel::Disabled,
+                Tunnel::Vxlan => datapath::Tunnel::Vxlan { port: VXLAN_PORT },
+            },
             ..datapath::Config::default()
         }
     }

@@ -5,6 +5,7 @@ mod endpoint;
 mod ipcache;
 mod metrics;
 mod policy;
+mod tunnel;
 
 use super::Session;
 use crate::failure::Failure;
@@ -24,6 +25,9 @@ pub enum Command {
     /// Which identity an address has
     #[command(subcommand)]
     Ipcache(ipcache::Command),
+    /// Which prefixes are behind which nodes
+    #[command(subcommand)]
+    Tunnel(tunnel::Command),
     /// Packet counters by reason and direction
     #[command(subcommand)]
     Metrics(metrics::Command),
@@ -37,6 +41,7 @@ impl Command {
             Command::Ct(ct::Command::List) => ct::list(session).await,
             Command::Ct(ct::Command::Flush) => ct::flush(session).await,
             Command::Ipcache(ipcache::Command::List) => ipcache::list(session).await,
+            Command::Tunnel(tunnel::Command::List) => tunnel::list(session).await,
             Command::Metrics(metrics::Command::List) => metrics::list(session).await,
         }
     }

@@ -70,6 +70,7 @@ fn readers() -> Vec<(&'static str, &'static str, Value)> {
         ("bpf ct list", "GET /v1/bpf/ct", json!([])),
         ("bpf ct flush", "DELETE /v1/bpf/ct", json!(null)),
         ("bpf ipcache list", "GET /v1/bpf/ipcache", json!([])),
+        ("bpf tunnel list", "GET /v1/bpf/tunnel", json!([])),
         ("bpf metrics list", "GET /v1/bpf/metrics", json!([])),
         ("map list", "GET /v1/map", json!([])),
         (

@@ -3,7 +3,7 @@
 use crate::program::{CILIUM, cilium, program, run};
 
 /// Every command, as the user would type it.
-const COMMANDS: [&str; 47] = [
+const COMMANDS: [&str; 48] = [
     "",
     "status",
     "endpoint",
@@ -30,6 +30,7 @@ const COMMANDS: [&str; 47] = [
     "bpf ct list",
     "bpf ct flush",
     "bpf ipcache list",
+    "bpf tunnel list",
     "bpf metrics list",
     "map",
     "map list",

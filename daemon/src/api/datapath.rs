@@ -167,6 +167,14 @@ pub async fn addresses(agent: &Agent, query: Query) -> Result<Response<Body>, Re
     answer(query, &rows.into_iter().map(row).collect::<Vec<_>>())
 }
 
+/// `GET /v1/bpf/tunnel`
+pub async fn tunnel(agent: &Agent, query: Query) -> Result<Response<Body>, Refusal> {
+    let rows = kernel(agent)?.read(Tables::tunnel).await.map_err(refusal)?;
+    let row =
+        |row: ::datapath::TunnelRow| shape::TunnelRow { prefix: row.prefix.to_string(), vtep: row.vtep.to_string() };
+    answer(query, &rows.into_iter().map(row).collect::<Vec<_>>())
+}
+
 /// `GET /v1/bpf/metrics`
 pub async fn metrics(agent: &Agent, query: Query) -> Result<Response<Body>, Refusal> {
     let rows = kernel(agent)?.packet_counters().await.map_err(refusal)?;
