@@ -43,5 +43,6 @@ try cilium-agent cleanup --all-state --force --lib-dir "$state/lib"
 [ -e "$state/ip_forward" ] && try sysctl -qw "net.ipv4.ip_forward=$(cat "$state/ip_forward")"
 [ -e "$state/net.ipv6.conf.all.forwarding" ] && try sysctl -qw "net.ipv6.conf.all.forwarding=$(cat "$state/net.ipv6.conf.all.forwarding")"
 for mounted in $(awk -v d="$state/" 'index($2, d) == 1 {print $2}' /proc/mounts | sort -r); do try umount "$mounted"; done
+[ -e "$state/bpffs" ] && try umount /sys/fs/bpf
 [ $failed = 0 ] && rm -rf "$state"
 exit $failed

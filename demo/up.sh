@@ -31,6 +31,8 @@ wait_for() { # SECONDS WHAT COMMAND...
 [ ! -e "$state/up" ] || die "it is up already; 'make demo-down' takes it away"
 if cilium status --brief >/dev/null 2>&1; then die "an agent runs on this machine already"; fi
 mkdir -p "$state" && touch "$state/up"
+# The agent mounts a BPF file system where there is none.
+awk '$2 == "/sys/fs/bpf"' /proc/mounts | grep -q . || touch "$state/bpffs"
 sysctl -n net.ipv4.ip_forward > "$state/ip_forward"
 for key in net.ipv6.conf.all.forwarding; do sysctl -n $key > "$state/$key"; done
 

@@ -88,7 +88,7 @@ async fn connection(stream: UnixStream, plugin: Arc<Plugin>, stats: Arc<CallStat
 
 async fn answer(request: Request<Incoming>, plugin: Arc<Plugin>, stats: Arc<CallStats>) -> Response<Full<Bytes>> {
     let Some(method) = Method::from_path(request.uri().path()) else {
-        return failure(StatusCode::NOT_FOUND, &format!("{} is not implemented", request.uri().path()));
+        return failure(StatusCode::NOT_FOUND, &format!("there is no method {}", request.uri().path()));
     };
     if request.method() != hyper::Method::POST {
         return failure(StatusCode::METHOD_NOT_ALLOWED, &format!("{} wants POST", method.path()));

@@ -2,7 +2,7 @@
 //! and which flows it saw lately; the answer is worked out here.
 
 use super::super::Session;
-use super::document::{Faulty, Files, RuleList, warn};
+use super::document::{Files, RuleList};
 use crate::agent::{Agent, Route};
 use crate::failure::Failure;
 use crate::render::{Cell, Layout, Page, Table};
@@ -67,13 +67,7 @@ struct FlowChange {
 
 impl Args {
     pub async fn run(self, session: &mut Session) -> Result<(), Failure> {
-        let list = self.files.read(cannot_parse)?;
-        if list.rules.is_empty() {
-            return Err(Failure::NoPolicy);
-        }
-        list.check_supported().map_err(cannot_parse)?;
-        list.warn();
-        warn(&list.namespaces());
+        let list = self.files.read_for_agent()?;
         let node = Node::ask(&session.agent, !self.no_flows).await?;
         let report = node.report(list, self.replace)?;
         session.out.show(&report, page)
@@ -233,10 +227,6 @@ fn page(report: &Report) -> Page {
         }
     }
     page
-}
-
-fn cannot_parse(Faulty { names, faults }: Faulty) -> Failure {
-    Failure::Policy { title: format!("Cannot parse policy {}:", names.join(", ")), faults }
 }
 
 /// The agent says something that this program does not understand.

@@ -43,6 +43,18 @@ impl Files {
         Files { paths, ignore_unknown_fields: false }
     }
 
+    /// Rules that an agent takes: some, sound, and none that it could not enforce. Warns of what may surprise.
+    pub fn read_for_agent(&self) -> Result<RuleList, Failure> {
+        let list = self.read(cannot_parse)?;
+        if list.rules.is_empty() {
+            return Err(Failure::NoPolicy);
+        }
+        list.check_supported().map_err(cannot_parse)?;
+        list.warn();
+        warn(&list.namespaces());
+        Ok(list)
+    }
+
     /// Reads and checks everything; either every rule is sound, or all faults of all files are told, as `faulty` says.
     pub fn read(&self, faulty: fn(Faulty) -> Failure) -> Result<RuleList, Failure> {
         let options = ReadOptions { ignore_unknown_fields: self.ignore_unknown_fields, ..ReadOptions::default() };
@@ -218,6 +230,10 @@ pub(super) fn files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
         folders.extend(inside);
     }
     Ok(files)
+}
+
+fn cannot_parse(Faulty { names, faults }: Faulty) -> Failure {
+    Failure::Policy { title: format!("Cannot parse policy {}:", names.join(", ")), faults }
 }
 
 #[cfg(test)]

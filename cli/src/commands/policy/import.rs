@@ -2,7 +2,7 @@
 
 use super::super::Session;
 use super::change;
-use super::document::{Faulty, Files, RuleList, warn};
+use super::document::{Files, RuleList};
 use crate::agent::Route;
 use crate::failure::Failure;
 use api::ClientError;
@@ -32,13 +32,7 @@ pub struct Args {
 
 impl Args {
     pub async fn run(self, session: &mut Session) -> Result<(), Failure> {
-        let list = self.files.read(cannot_parse)?;
-        if list.rules.is_empty() {
-            return Err(Failure::NoPolicy);
-        }
-        list.check_supported().map_err(cannot_parse)?;
-        list.warn();
-        warn(&list.namespaces());
+        let list = self.files.read_for_agent()?;
         if self.print && !session.out.is_json() {
             session.out.json(&list.rules)?;
         }
@@ -60,8 +54,4 @@ impl Args {
             },
         )
     }
-}
-
-fn cannot_parse(Faulty { names, faults }: Faulty) -> Failure {
-    Failure::Policy { title: format!("Cannot parse policy {}:", names.join(", ")), faults }
 }
