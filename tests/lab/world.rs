@@ -73,13 +73,13 @@ impl World {
     /// What of ours is in the kernel, as text that must be equal before and after a scene that leaves nothing behind.
     pub fn kernel_inventory(&self) -> Result<String> {
         let links = self.machine.links()?.join(" ");
-        let routes =
-            self.machine.run(&["sh", "-c", "ip route show table all | grep -v '^local\\|^broadcast' | sort"])?;
-        let routes6 = self.machine.run(&[
-            "sh",
-            "-c",
-            "ip -6 route show table all | grep -v '^local\\|^multicast\\|^anycast' | sort",
-        ])?;
+        // What the kernel makes by itself comes in its own time: an anycast route when a device forwards, multicast when
+        // it is up.
+        let routes = |family: &str| {
+            let ours = "grep -v '^local\\|^broadcast\\|^multicast\\|^anycast'";
+            self.machine.run(&["sh", "-c", &format!("ip {family} route show table all | {ours} | sort")])
+        };
+        let (routes, routes6) = (routes("-4")?, routes("-6")?);
         let pins = self.machine.run(&["sh", "-c", "find /sys/fs/bpf | sort"])?;
         let neighbours = self.machine.run(&["sh", "-c", "ip neigh show nud permanent | sort"])?;
         let tables: Vec<String> = ["endpoint", "policy", "ipcache"]
