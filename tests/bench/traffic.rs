@@ -170,7 +170,7 @@ fn servers(machine: &Rc<Machine>, pair: &Pair) -> Result<Vec<Process>> {
     let mut iperf = machine.command("env");
     iperf.args(&pair.server).args(PIN).args(["iperf3", "-s", "-p", "7002"]);
     let running = vec![machine.spawn("bench-echo.log", echo)?, machine.spawn("bench-iperf.log", iperf)?];
-    eventually(Duration::from_secs(10), "the servers to answer", || {
+    eventually(Duration::from_secs(30), "the servers to answer", || {
         probe(machine, pair, "rr", 0.01)?;
         stream(machine, pair, 0.1)
     })?;

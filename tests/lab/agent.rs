@@ -77,7 +77,7 @@ impl Agent {
 
     pub fn stop(&mut self) -> Result<()> {
         self.process.signal(nix::sys::signal::Signal::SIGTERM)?;
-        let status = self.process.wait(Duration::from_secs(10))?;
+        let status = self.process.wait(Duration::from_secs(60))?;
         ensure!(status.success(), "the agent ended with {status}:\n{}", self.log());
         Ok(())
     }

@@ -170,7 +170,7 @@ impl Drop for Machine {
         }
         let _ = self.unshare.kill();
         let _ = self.unshare.wait();
-        let _ = crate::eventually(Duration::from_secs(10), "the machine's cgroups to empty", || {
+        let _ = crate::eventually(Duration::from_secs(30), "the machine's cgroups to empty", || {
             remove_cgroup(&self.cgroup)
         });
     }
@@ -225,7 +225,7 @@ impl Process {
 
     pub fn kill(&mut self) -> Result<()> {
         let _ = self.signal(nix::sys::signal::Signal::SIGKILL);
-        self.wait(Duration::from_secs(10)).map(|_| ())
+        self.wait(Duration::from_secs(60)).map(|_| ())
     }
 }
 

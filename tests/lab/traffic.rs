@@ -19,7 +19,7 @@ impl Server {
         let mut command = machine.command("env");
         command.args(place).arg(binary("lab-probe")?).arg("serve").args(ports);
         let process = machine.spawn(&log, command)?;
-        crate::eventually(Duration::from_secs(10), "the server to listen", || {
+        crate::eventually(Duration::from_secs(30), "the server to listen", || {
             ensure!(machine.log(&log).contains("listening"), "{}", machine.log(&log));
             Ok(())
         })?;
@@ -64,7 +64,7 @@ impl Hammer {
         if let Some(mut stdin) = self.stdin.take() {
             let _ = stdin.flush();
         }
-        self.process.wait(Duration::from_secs(20))?;
+        self.process.wait(Duration::from_secs(60))?;
         let text = std::fs::read_to_string(self.machine.dir().join(&self.log))?;
         let line = text.lines().last().context("the hammer said nothing")?;
         serde_json::from_str(line).with_context(|| format!("the hammer said {text}"))

@@ -92,7 +92,7 @@ impl World {
 
     /// Waits until every endpoint is ready.
     pub fn endpoints_ready(&self, count: usize) -> Result<()> {
-        crate::eventually(Duration::from_secs(10), "all endpoints to be ready", || {
+        crate::eventually(Duration::from_secs(30), "all endpoints to be ready", || {
             let list = self.agent.cilium_json(&["endpoint", "list"])?;
             let list = list.as_array().context("no list")?;
             ensure!(

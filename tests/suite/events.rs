@@ -15,13 +15,13 @@ fn the_monitor_names_both_sides_of_each_drop() -> Result<()> {
     let mut command = world.machine.command(lab::binary("cilium")?.to_str().context("path")?);
     command.args(["monitor", "--type", "drop"]);
     let _monitor = world.machine.spawn("monitor.log", command)?;
-    eventually(Duration::from_secs(5), "the monitor", || {
+    eventually(Duration::from_secs(30), "the monitor", || {
         ensure!(!world.machine.log("monitor.log").is_empty());
         Ok(())
     })?;
     for host in b.hosts() {
         world.reaches(&a.enter(), "tcp", &host, 80)?;
-        eventually(Duration::from_secs(5), "the drop", || {
+        eventually(Duration::from_secs(30), "the drop", || {
             let log = world.machine.log("monitor.log");
             let seen = log.lines().any(|line| {
                 ["Policy denied", "container:id=aa", "container:id=bb", "tcp SYN", &format!("{host}:80")]

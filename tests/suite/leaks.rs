@@ -44,7 +44,7 @@ fn a_refused_start_leaves_nothing() -> Result<()> {
     for _ in 0..3 {
         world.docker.refused(&["run", "--rm", "--net", "net", "lab", "/no/such/program"])?;
     }
-    eventually(Duration::from_secs(10), "everything to be as before", || {
+    eventually(Duration::from_secs(30), "everything to be as before", || {
         let after = world.kernel_inventory()?;
         ensure!(after == before, "before:\n{before}\nafter:\n{after}");
         Ok(())

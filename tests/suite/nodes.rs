@@ -74,7 +74,7 @@ fn one_policy_holds_on_all_nodes(engine: &Engine) -> Result<()> {
     two.endpoints_ready(2)?;
     let expect = |client, port, expected| {
         let what = format!("port {port} to be reached: {expected}");
-        eventually(Duration::from_secs(10), &what, || two.expect(client, &app1, "tcp", port, expected))
+        eventually(Duration::from_secs(30), &what, || two.expect(client, &app1, "tcp", port, expected))
     };
     expect(&app2, 80, true)?;
     expect(&app3, 80, true)?;

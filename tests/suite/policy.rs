@@ -160,7 +160,7 @@ fn enforcement_modes_always_and_never() -> Result<()> {
     let apps = Apps::with_options(&Engine::installed(), &["--enable-policy", "always"])?;
     apps.expect(&apps.app2, 80, false)?;
     apps.world.agent.cilium(&["config", "policy-enforcement=never"])?;
-    eventually(Duration::from_secs(5), "never to open everything", || apps.expect(&apps.app2, 80, true))?;
+    eventually(Duration::from_secs(30), "never to open everything", || apps.expect(&apps.app2, 80, true))?;
     apps.world.agent.cilium(&["config", "policy-enforcement=default"])?;
     apps.expect(&apps.app2, 80, true)
 }
@@ -177,7 +177,7 @@ fn a_revoked_policy_cuts_established_flows_both_ways() -> Result<()> {
                             "ingressDeny": [{"fromEndpoints": [select("app2")]}]}]))?;
         ensure!(!connection.exchange()?, "a revoked connection goes on over {host}");
         apps.world.agent.cilium(&["policy", "delete", "deny"])?;
-        eventually(Duration::from_secs(5), "the connection to be let through again", || {
+        eventually(Duration::from_secs(30), "the connection to be let through again", || {
             ensure!(apps.world.reaches(&apps.app2.enter(), "tcp", &host, 80)?);
             Ok(())
         })?;

@@ -60,7 +60,7 @@ fn twenty_kills_fail_no_request_and_open_no_hole() -> Result<()> {
     world.agent.wait_ready()?;
     world.endpoints_ready(3)?;
     finish(traffic)?;
-    eventually(Duration::from_secs(10), "the kernel to hold what it held before", || {
+    eventually(Duration::from_secs(30), "the kernel to hold what it held before", || {
         let after = world.kernel_inventory()?;
         ensure!(after == before, "before:\n{before}\nafter:\n{after}");
         Ok(())
@@ -137,7 +137,7 @@ fn a_corrupt_state_file_is_set_aside_and_named() -> Result<()> {
         .ok_or_else(|| anyhow::anyhow!("no store in {}", lib.display()))?;
     std::fs::write(&store, b"this is no store")?;
     world.agent.relaunch()?;
-    eventually(Duration::from_secs(10), "the corrupt file to be set aside", || {
+    eventually(Duration::from_secs(30), "the corrupt file to be set aside", || {
         let aside =
             std::fs::read_dir(&lib)?.flatten().any(|entry| entry.file_name().to_string_lossy().contains("corrupt"));
         ensure!(aside && world.agent.log().contains("corrupt"), "{}", world.agent.log());

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// What is refused is dropped: nobody says so, and this long is waited for an answer that must not come.
 const SILENCE: Duration = Duration::from_millis(300);
 /// An answer that must come is waited for so long.
-const ANSWER: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(20);
 
 /// Whether an answer is hoped for or feared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
