@@ -17,7 +17,7 @@ demo: build ## play the main job with Docker, and leave it running
 demo-down: ## take away what the demo made
 	demo/down.sh $(BIN)
 
-lab: setup ## three nodes on this machine, to type into by `cargo xtask lab exec node1 -- …` (needs root)
+lab: setup ## three nodes and an etcd on this machine; type into them: `cargo xtask lab exec node1 -- …` (needs root)
 	$(CARGO) xtask lab up
 
 lab-down: ## take the lab away

@@ -29,11 +29,15 @@ pub struct Agent {
 impl Agent {
     /// Starts the agent and waits until it is ready.
     pub fn start(machine: &Rc<Machine>, options: &[&str]) -> Result<Agent> {
-        let options = options.iter().map(|o| (*o).to_owned()).collect::<Vec<_>>();
-        let process = launch(machine, &options)?;
-        let mut agent = Agent { machine: machine.clone(), options, process };
+        let mut agent = Agent::launch(machine, options.iter().map(|o| (*o).to_owned()).collect())?;
         agent.wait_ready()?;
         Ok(agent)
+    }
+
+    /// Starts the agent; does not wait.
+    pub fn launch(machine: &Rc<Machine>, options: Vec<String>) -> Result<Agent> {
+        let process = launch(machine, &options)?;
+        Ok(Agent { machine: machine.clone(), options, process })
     }
 
     pub fn wait_ready(&mut self) -> Result<()> {

@@ -49,19 +49,29 @@ pub struct Docker {
 impl Docker {
     /// Starts dockerd in the machine, waits until it answers and gives it the image.
     pub fn start(machine: &Rc<Machine>, engine: &Engine, options: &[&str]) -> Result<Docker> {
+        let mut docker = Docker::launch(machine, engine, options)?;
+        docker.finish_start()?;
+        Ok(docker)
+    }
+
+    /// Starts dockerd in the machine; does not wait.
+    pub fn launch(machine: &Rc<Machine>, engine: &Engine, options: &[&str]) -> Result<Docker> {
         let options = options.iter().map(|o| (*o).to_owned()).collect::<Vec<_>>();
         let process = launch(machine, engine, &options)?;
-        let mut docker = Docker { machine: machine.clone(), engine: engine.clone(), options, process };
+        Ok(Docker { machine: machine.clone(), engine: engine.clone(), options, process })
+    }
+
+    /// Waits until it answers and gives it the image.
+    pub fn finish_start(&mut self) -> Result<()> {
         // dockerd gives its containerd some seconds and then ends, which a busy machine exceeds.
         for _ in 0..2 {
-            if docker.wait_ready().is_err() && !docker.process.running() {
-                docker.relaunch()?;
+            if self.wait_ready().is_err() && !self.process.running() {
+                self.relaunch()?;
             }
         }
-        docker.wait_ready()?;
+        self.wait_ready()?;
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/image.sh");
-        machine.run(&["env", &docker.env(), script.to_str().context("path")?, IMAGE])?;
-        Ok(docker)
+        self.machine.run(&["env", &self.env(), script.to_str().context("path")?, IMAGE]).map(|_| ())
     }
 
     fn env(&self) -> String {

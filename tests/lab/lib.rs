@@ -3,6 +3,7 @@
 
 mod agent;
 mod docker;
+mod etcd;
 mod machine;
 mod nodes;
 mod traffic;
@@ -10,6 +11,7 @@ mod world;
 
 pub use agent::{Agent, binary};
 pub use docker::{Container, Docker, Engine};
+pub use etcd::{ENDPOINTS, Etcd};
 pub use machine::{MACHINE4, MACHINE6, Machine, Process, WORLD4, WORLD6, text};
 pub use nodes::Nodes;
 pub use traffic::{Hammer, Server, Tally};

@@ -87,7 +87,10 @@ fn wait_ready(keeper: &mut Child, log: &Path) -> Result<()> {
 fn keep(count: usize, options: &[&str]) -> Result<()> {
     let nodes = Nodes::start(&Engine::installed(), count, options)?;
     nodes.know_each_other()?;
-    let mut machines = BTreeMap::from([("etcd".to_owned(), nodes.hub.init())]);
+    let mut machines = BTreeMap::from([("hub".to_owned(), nodes.hub.init())]);
+    for member in 0..3 {
+        machines.insert(lab::Etcd::name(member), nodes.etcd.machine(member).init());
+    }
     for (n, world) in nodes.worlds.iter().enumerate() {
         machines.insert(format!("node{}", n + 1), world.machine.init());
     }
@@ -113,11 +116,20 @@ fn exec(name: &str, command: &[&str]) -> Result<()> {
     let init = lab.machines.get(name).with_context(|| format!("{name:?} is none of {}", known()))?;
     let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", lab.bin.display());
     let failed = Command::new("nsenter")
-        .args(["-t", &init.to_string(), "--net", "--mount", "--uts", "--ipc", "--pid", "--cgroup", "--"])
-        .args(["env", &format!("PATH={path}"), "ETCDCTL_API=3", "ETCDCTL_ENDPOINTS=http://172.31.78.1:2379"])
+        .args(["-t", &init.to_string(), "--net", "--mount", "--uts", "--ipc", "--pid", "--cgroup"])
+        .arg(format!("--wdns={}", folder().display()))
+        .args(["--", "env", &format!("PATH={path}"), "ETCDCTL_API=3"])
+        .arg(format!("ETCDCTL_ENDPOINTS={}", lab::ENDPOINTS))
         .args(command)
         .exec();
     Err(failed).context("enter the machine")
+}
+
+/// Where the command starts: where its user is, unless the machine has that folder for itself.
+fn folder() -> PathBuf {
+    let own = ["/run", "/var/run", "/proc", "/sys"];
+    let here = std::env::current_dir().ok().filter(|here| !own.iter().any(|folder| here.starts_with(folder)));
+    here.unwrap_or_else(|| PathBuf::from("/"))
 }
 
 fn down() -> Result<()> {
