@@ -5,7 +5,7 @@
 //! kept on disk by who asks, so that a kvstore that is away is no reason to wait after the first start.
 
 use crate::controllers::causes;
-use crate::feed::START_PATIENCE;
+use crate::feed::patience;
 use ipnetwork::IpNetwork;
 use kvstore::{Attempt, Backend, Entry, keys};
 use serde::{Deserialize, Serialize};
@@ -53,14 +53,14 @@ impl Blocks {
     /// kvstore unless there is a kept one.
     pub async fn claim(&self, cluster: IpNetwork, bits: u8, kept: Option<IpNetwork>) -> Result<IpNetwork, ClaimError> {
         let kept = kept.filter(|kept| is_block(*kept, cluster, bits));
-        let mut pause = RETRY.0;
+        let (mut pause, limit) = (RETRY.0, patience(kept.is_some()));
         loop {
             let attempt = self.attempt(cluster, bits, kept);
-            let reason = match (tokio::time::timeout(START_PATIENCE, attempt).await, kept) {
+            let reason = match (tokio::time::timeout(limit, attempt).await, kept) {
                 (Ok(Ok(block)), _) => return Ok(block),
                 (Ok(Err(TryError::Claim(error))), _) => return Err(error),
                 (Ok(Err(TryError::Store(error))), _) => causes(&error),
-                (Err(_), _) => format!("no answer within {START_PATIENCE:?}"),
+                (Err(_), _) => format!("no answer within {limit:?}"),
             };
             if let Some(kept) = kept {
                 tracing::warn!(reason, block = %kept, "the kvstore cannot confirm this node's block; it is kept");

@@ -64,9 +64,9 @@ fn confirmed(config: &Config, scope: CleanupScope) -> anyhow::Result<bool> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// The store (with copies that were set aside) and the sockets.
+/// The stores (with copies that were set aside) and the sockets.
 fn remove_state(config: &Config, failed: &mut Vec<String>) {
-    for path in stores(&config.kvstore.local) {
+    for path in [&config.kvstore.local, &config.kvstore.memory].into_iter().flat_map(|store| stores(store)) {
         remove(&path, failed);
     }
     remove(&config.socket_path, failed);

@@ -2,18 +2,22 @@
 //!
 //! What others write is handed on at once. What goes is handed on later: an address a moment after, when its node is seen
 //! to go on; a node that is gone, with all its addresses, after a grace period, since its lease may have run out for a
-//! reason that passes. And nothing goes while the kvstore is away. Whom to believe is decided by the state.
+//! reason that passes. And nothing goes while the kvstore is away. What the last run knew is handed on first; what the
+//! first full listing does not have of it is treated as gone from then on. Whom to believe is decided by the state.
 
 mod departures;
 
 use crate::controllers::{Controllers, causes};
-use crate::feed::START_PATIENCE;
+use crate::feed;
+use crate::memory::Memory;
 use crate::writer::Inputs;
 use departures::{Departures, Gone};
 use kvstore::watch::{self, Update};
 use kvstore::{Backend, keys};
 use state::shared_records as records;
-use state::{Input, NodeName, Source};
+use state::{Input, NodeName, RemoteAddress, RemoteNode, Source};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -27,6 +31,16 @@ pub struct ClusterFeed {
     pub controllers: Controllers,
     /// How long what a node told is believed after its records went.
     pub grace: Duration,
+    /// Where what is believed is noted for the next run.
+    pub memory: Memory,
+    pub remembered: Remembered,
+}
+
+/// What the last run knew, and the store has not confirmed.
+#[derive(Debug, Default)]
+pub struct Remembered {
+    pub nodes: Vec<RemoteNode>,
+    pub addresses: Vec<(IpAddr, RemoteAddress)>,
 }
 
 /// How far the two listings are.
@@ -41,6 +55,9 @@ struct Follower {
     controllers: Controllers,
     departures: Departures,
     contact: Contact,
+    memory: Memory,
+    /// Names and addresses of an earlier run that no listing had yet.
+    unconfirmed: (BTreeSet<NodeName>, BTreeSet<IpAddr>),
     /// Whether the state was told that all is listed, or that the kvstore is away.
     announced: bool,
 }
@@ -49,15 +66,18 @@ impl ClusterFeed {
     pub async fn run(self, shutdown: CancellationToken) {
         let mut nodes = watch::follow(Arc::clone(&self.backend), keys::NODES, watch::Options::default());
         let mut addresses = watch::follow(Arc::clone(&self.backend), keys::IPS, watch::Options::default());
-        let patience = tokio::time::sleep(START_PATIENCE);
+        let patience = tokio::time::sleep(feed::patience(!self.remembered.nodes.is_empty()));
         tokio::pin!(patience);
         let mut follower = Follower {
             inputs: self.inputs,
             controllers: self.controllers,
             departures: Departures::new(self.grace),
             contact: Contact::default(),
+            memory: self.memory,
+            unconfirmed: Default::default(),
             announced: false,
         };
+        follower.recall(self.remembered).await;
         let mut waiting = true;
         loop {
             let due = follower.due();
@@ -95,6 +115,20 @@ impl Follower {
         self.departures.next_due().filter(|_| in_contact)
     }
 
+    /// Begins with what the last run knew.
+    async fn recall(&mut self, remembered: Remembered) {
+        for node in remembered.nodes {
+            self.departures.node_there(&node, Instant::now());
+            self.unconfirmed.0.insert(node.name.clone());
+            self.inputs.tell(Input::NodeKnown(node)).await;
+        }
+        for (address, record) in remembered.addresses {
+            self.departures.address_there(address, record.node);
+            self.unconfirmed.1.insert(address);
+            self.inputs.tell(Input::AddressKnown { address, record }).await;
+        }
+    }
+
     async fn nodes(&mut self, updates: Vec<Update>) {
         for update in updates {
             match update {
@@ -105,6 +139,8 @@ impl Follower {
                     match records::node(name.clone(), &entry.value) {
                         Ok(node) => {
                             self.departures.node_there(&node, Instant::now());
+                            self.unconfirmed.0.remove(&name);
+                            self.memory.node(&name, Some(&entry.value));
                             self.inputs.tell(Input::NodeKnown(node)).await;
                         }
                         Err(error) => {
@@ -132,6 +168,8 @@ impl Follower {
                     match records::address(address, &entry.value) {
                         Ok(record) => {
                             self.departures.address_there(address, record.node);
+                            self.unconfirmed.1.remove(&address);
+                            self.memory.address(address, Some(&entry.value));
                             self.inputs.tell(Input::AddressKnown { address, record }).await;
                         }
                         Err(error) => {
@@ -156,7 +194,11 @@ impl Follower {
             return;
         }
         self.controllers.success(CONTROLLER);
-        self.departures.begin_anew(Instant::now());
+        let now = Instant::now();
+        self.departures.begin_anew(now);
+        let (nodes, addresses) = std::mem::take(&mut self.unconfirmed);
+        nodes.into_iter().for_each(|name| self.departures.node_went(name, now));
+        addresses.into_iter().for_each(|address| self.departures.address_went(address, now));
         self.announced = true;
         self.inputs.tell(Input::Synced(Source::Cluster)).await;
     }
@@ -164,7 +206,7 @@ impl Follower {
     async fn lose_patience(&mut self) {
         if !self.announced {
             self.announced = true;
-            tracing::warn!("the kvstore does not answer: what the kernel knows of other nodes stays");
+            tracing::warn!("the kvstore does not answer: what was last known of other nodes stays");
             self.controllers.failure(CONTROLLER, "the kvstore does not answer");
             self.inputs.tell(Input::Away(Source::Cluster)).await;
         }
@@ -175,9 +217,13 @@ impl Follower {
             let input = match gone {
                 Gone::Node(name) => {
                     tracing::info!(node = name.name, cluster = name.cluster, "the node is gone");
+                    self.memory.node(&name, None);
                     Input::NodeGone(name)
                 }
-                Gone::Address(address) => Input::AddressGone { address },
+                Gone::Address(address) => {
+                    self.memory.address(address, None);
+                    Input::AddressGone { address }
+                }
             };
             self.inputs.tell(input).await;
         }

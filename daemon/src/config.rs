@@ -134,6 +134,8 @@ pub struct Kvstore {
     pub shared: kvstore::Config,
     /// File of the local store; it is the shared one too when `shared` is embedded.
     pub local: PathBuf,
+    /// File in which what is known of the cluster is noted, where `shared` is another.
+    pub memory: PathBuf,
     pub lease_ttl: Duration,
 }
 
@@ -437,6 +439,8 @@ fn check_ipv6(network: Ipv6Network) -> Result<(), String> {
 
 /// Name of the local store's file in the library folder.
 const STORE_FILE: &str = "cilium.db";
+/// Name of the file with what is known of the cluster, beside it.
+const MEMORY_FILE: &str = "cluster.db";
 
 fn kvstore(reader: &mut Reader<'_>) -> Kvstore {
     let default = PathBuf::from(reader.text("lib-dir")).join(STORE_FILE);
@@ -453,8 +457,9 @@ fn kvstore(reader: &mut Reader<'_>) -> Kvstore {
         }
     };
     let local = if let kvstore::Config::Embedded { path } = &shared { path.clone() } else { default };
+    let memory = PathBuf::from(reader.text("lib-dir")).join(MEMORY_FILE);
     let lease_ttl = Duration::from_secs(u64::from(reader.number("kvstore-lease-ttl", 10..=86_400)));
-    Kvstore { shared, local, lease_ttl }
+    Kvstore { shared, local, memory, lease_ttl }
 }
 
 fn label_filter(reader: &mut Reader<'_>) -> LabelFilter {

@@ -15,14 +15,22 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 const CONTROLLER: &str = "kvstore-policy";
-/// How long the store may take at start before the state goes on without it.
-pub const START_PATIENCE: Duration = Duration::from_secs(3);
+/// How long the store may take at start before the state goes on without it: the second where there is something to go on
+/// with, since Docker waits no longer for a container.
+const START_PATIENCE: Duration = Duration::from_secs(3);
+pub const SHORT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The one or the other.
+pub fn patience(has_memory: bool) -> Duration {
+    if has_memory { SHORT_PATIENCE } else { START_PATIENCE }
+}
 
 pub struct PolicyFeed {
     pub backend: Arc<dyn Backend>,
     pub inputs: Inputs,
     pub outputs: tokio::sync::watch::Receiver<Arc<Outputs>>,
     pub controllers: Controllers,
+    pub patience: Duration,
 }
 
 /// What the store was last seen to hold.
@@ -58,7 +66,7 @@ impl PolicyFeed {
         listing: &mut bool,
         shutdown: &CancellationToken,
     ) -> Option<()> {
-        let patience = tokio::time::sleep(START_PATIENCE);
+        let patience = tokio::time::sleep(self.patience);
         tokio::pin!(patience);
         while *listing {
             tokio::select! {
@@ -181,6 +189,7 @@ mod tests {
             inputs: brain.inputs.clone(),
             outputs: brain.outputs.clone(),
             controllers: controllers.clone(),
+            patience: START_PATIENCE,
         };
         tokio::spawn(feed.run(brain.shutdown.clone()));
         controllers

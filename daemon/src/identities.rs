@@ -4,6 +4,7 @@
 //! The allocator agrees with other nodes; this decides only when to ask and when to let go.
 
 use crate::controllers::{Controllers, causes};
+use crate::memory::Memory;
 use crate::writer::Inputs;
 use kvstore::allocator::{Allocation, Allocator, IdEvent};
 use model::{Identity, Labels};
@@ -32,6 +33,10 @@ pub struct IdentityAllocation {
     pub controllers: Controllers,
     /// How often masters without users are looked for.
     pub collect_every: Duration,
+    /// Where the cluster's numbers are noted for the next run.
+    pub memory: Memory,
+    /// What the last run knew.
+    pub remembered: Vec<(Identity, Labels)>,
 }
 
 /// Where a set of labels is.
@@ -52,13 +57,20 @@ struct Task {
     claims: BTreeMap<Labels, Claim>,
     asking: JoinSet<(Labels, Duration, Result<Allocation, kvstore::Error>)>,
     wanted: Arc<BTreeSet<Labels>>,
+    /// Numbers of an earlier run that the store has not confirmed.
+    unconfirmed: BTreeSet<Identity>,
 }
 
 impl IdentityAllocation {
-    pub async fn run(self, shutdown: CancellationToken) {
+    pub async fn run(mut self, shutdown: CancellationToken) {
         let mut events = self.allocator.subscribe();
+        let mut unconfirmed = BTreeSet::new();
+        for (identity, labels) in std::mem::take(&mut self.remembered) {
+            unconfirmed.insert(identity);
+            self.inputs.tell(Input::IdentityRemembered { identity, labels }).await;
+        }
         let wanted = Arc::default();
-        let mut task = Task { parts: self, claims: BTreeMap::new(), asking: JoinSet::new(), wanted };
+        let mut task = Task { parts: self, claims: BTreeMap::new(), asking: JoinSet::new(), wanted, unconfirmed };
         let collector = collect(task.parts.allocator.clone(), task.parts.collect_every, task.parts.controllers.clone());
         tokio::select! {
             () = shutdown.cancelled() => {}
@@ -83,7 +95,7 @@ impl Task {
     async fn work(&mut self, events: &mut mpsc::UnboundedReceiver<Vec<IdEvent>>) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let patience = tokio::time::sleep(crate::feed::START_PATIENCE);
+        let patience = tokio::time::sleep(crate::feed::patience(!self.unconfirmed.is_empty()));
         tokio::pin!(patience);
         let mut synced = false;
         self.compare();
@@ -210,18 +222,26 @@ impl Task {
         match event {
             IdEvent::Reset => false,
             IdEvent::Put { id, key } => {
+                self.unconfirmed.remove(&Identity(id));
                 match Labels::from_sorted_list(&key) {
-                    Ok(labels) if !labels.is_empty() => self.known(Identity(id), labels).await,
+                    Ok(labels) if !labels.is_empty() => {
+                        self.parts.memory.identity(Identity(id), Some(&labels));
+                        self.known(Identity(id), labels).await;
+                    }
                     Ok(_) => tracing::warn!(id, key, "an identity of the kvstore has no labels"),
                     Err(error) => tracing::warn!(id, key, %error, "an identity of the kvstore is not readable"),
                 }
                 false
             }
             IdEvent::Delete { id, .. } => {
+                self.parts.memory.identity(Identity(id), None);
                 self.parts.inputs.tell(Input::IdentityGone { identity: Identity(id) }).await;
                 false
             }
             IdEvent::Synced => {
+                for identity in std::mem::take(&mut self.unconfirmed) {
+                    self.parts.memory.identity(identity, None);
+                }
                 self.parts.inputs.tell(Input::Synced(Source::Identities)).await;
                 true
             }
@@ -261,6 +281,8 @@ mod tests {
             outputs: brain.outputs.clone(),
             controllers: Controllers::default(),
             collect_every: Duration::from_secs(5),
+            memory: Memory::default(),
+            remembered: Vec::new(),
         };
         tokio::spawn(task.run(brain.shutdown.clone()));
     }

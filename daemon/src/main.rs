@@ -15,6 +15,7 @@ mod identities;
 mod kernel;
 mod lock;
 mod logs;
+mod memory;
 mod metered;
 mod metrics;
 mod node;

@@ -58,8 +58,9 @@ impl Node {
             Some(set) => checked(set)?,
             None => (own_ipv4(), own_ipv6()),
         };
-        let range4 = claimed(config.ipv4, kept.ipv4_range, only_ipv4, blocks).await?;
-        let range6 = claimed(config.ipv6, kept.ipv6_range, only_ipv6, blocks).await?;
+        let range4 = claimed(config.ipv4, kept.ipv4_range, only_ipv4, blocks);
+        let range6 = claimed(config.ipv6, kept.ipv6_range, only_ipv6, blocks);
+        let (range4, range6) = tokio::try_join!(range4, range6)?;
         let pools = choose(range4, range6, ipv4, kept);
         if pools != kept {
             store.put(KEY, serde_json::to_vec(&pools)?, None).await.map_err(NodeError::Keep)?;

@@ -20,13 +20,14 @@ mod tasks;
 use crate::agent::Agent;
 use crate::api::{Api, Stage};
 use crate::blocks::Blocks;
-use crate::cluster::ClusterFeed;
+use crate::cluster::{self, ClusterFeed};
 use crate::config::{Config, Tunnel};
 use crate::controllers::Controllers;
 use crate::feed::PolicyFeed;
 use crate::identities::IdentityAllocation;
 use crate::kernel::Kernel;
 use crate::lock::FolderLock;
+use crate::memory::{self, Memory, MemoryWriter, Remembered};
 use crate::metered::Metered;
 use crate::node::Node;
 use crate::notices::{Notices, Regenerations};
@@ -150,6 +151,9 @@ struct Stores {
     counters: crate::metered::Counters,
     is_embedded: bool,
     warnings: Vec<String>,
+    memory: Memory,
+    memory_writer: Option<MemoryWriter>,
+    remembered: Remembered,
 }
 
 async fn start(
@@ -160,7 +164,7 @@ async fn start(
     started: Instant,
 ) -> anyhow::Result<()> {
     check_kernel()?;
-    let stores = open_stores(&config).await?;
+    let mut stores = open_stores(&config).await?;
     let controllers = Controllers::default();
     stage.send_replace(Stage::Starting("waiting for the kvstore, to claim this node's address pools"));
     let blocks = Blocks::new(Arc::clone(&stores.shared), &config.cluster_name, &config.node_name);
@@ -202,7 +206,7 @@ async fn start(
     });
     stage.send_replace(Stage::Ready(agent));
 
-    share(&config, &stores, &inputs, &outputs, &controllers, &mut life.working);
+    share(&config, &mut stores, &inputs, &outputs, &controllers, &mut life.working);
     start_datapath(&config, &mut life.working, &inputs, &outputs, &kernel_sender).await?;
     ready(&node, started);
     // Nobody may think that the agent is starting still, or that there is no datapath: both senders live as long.
@@ -246,7 +250,28 @@ async fn open_stores(config: &Config) -> anyhow::Result<Stores> {
         kvstore::connect(config.kvstore.shared.clone()).await.context("set up the kvstore")?.backend
     };
     let (shared, counters) = Metered::wrap(shared);
-    Ok(Stores { local: local.backend, shared, counters, is_embedded, warnings })
+    let (memory, memory_writer, remembered) = (Memory::default(), None, Remembered::default());
+    let stores =
+        Stores { local: local.backend, shared, counters, is_embedded, warnings, memory, memory_writer, remembered };
+    Ok(if is_embedded { stores } else { with_memory(stores, config).await })
+}
+
+/// The same with what the last run knew of the cluster. It is a help while the kvstore is away, and its lack no reason
+/// not to start.
+async fn with_memory(mut stores: Stores, config: &Config) -> Stores {
+    match memory::recall(&config.kvstore.memory, &config.cluster_name).await {
+        Ok(recalled) => {
+            stores.warnings.extend(recalled.warning);
+            (stores.memory, stores.remembered) = (recalled.memory, recalled.remembered);
+            stores.memory_writer = Some(recalled.writer);
+        }
+        Err(error) => {
+            let text = format!("nothing is remembered of the cluster: {}", crate::controllers::causes(&error));
+            tracing::warn!("{text}");
+            stores.warnings.push(text);
+        }
+    }
+    stores
 }
 
 /// What a VXLAN packet has more than what is in it: IP, UDP and VXLAN headers, and the inner Ethernet header.
@@ -302,7 +327,7 @@ fn watch_endpoints(
 /// Everything that lives in the kvstore: policy, identities, other nodes, and what this node shows them.
 fn share(
     config: &Config,
-    stores: &Stores,
+    stores: &mut Stores,
     inputs: &Inputs,
     outputs: &watch::Receiver<Arc<Outputs>>,
     controllers: &Controllers,
@@ -313,13 +338,21 @@ fn share(
         inputs: inputs.clone(),
         outputs: outputs.clone(),
         controllers: controllers.clone(),
+        patience: crate::feed::patience(!stores.remembered.nodes.is_empty()),
     };
     working.spawn_infallible("policy feed", |shutdown| feed.run(shutdown));
+    if let Some(writer) = stores.memory_writer.take() {
+        let controllers = controllers.clone();
+        working.spawn_infallible("memory of the cluster", |shutdown| writer.run(shutdown, controllers));
+    }
+    let Remembered { nodes, addresses, identities: known } = std::mem::take(&mut stores.remembered);
     let others = ClusterFeed {
         backend: Arc::clone(&stores.shared),
         inputs: inputs.clone(),
         controllers: controllers.clone(),
         grace: config.node_grace,
+        memory: stores.memory.clone(),
+        remembered: cluster::Remembered { nodes, addresses },
     };
     working.spawn_infallible("cluster feed", |shutdown| others.run(shutdown));
     let options = session::Options { ttl: config.kvstore.lease_ttl, ..session::Options::default() };
@@ -331,6 +364,7 @@ fn share(
     let options = allocator::Options {
         choice: pace.choice,
         grace: pace.grace,
+        remembered: known.iter().map(|(identity, labels)| (labels.sorted_list(), identity.0)).collect(),
         ..allocator::Options::new(kvstore::keys::IDENTITIES, &config.node_name, range)
     };
     let identities = IdentityAllocation {
@@ -339,6 +373,8 @@ fn share(
         outputs: outputs.clone(),
         controllers: controllers.clone(),
         collect_every: pace.collect_every,
+        memory: stores.memory.clone(),
+        remembered: known,
     };
     working.spawn_infallible("identities", |shutdown| identities.run(shutdown));
 }

@@ -5,8 +5,10 @@
 use crate::agent::Agent;
 use crate::kernel::Kernel;
 use api::status::{IpamStatus, MonitorStatus, Part, PoolUse, State, Status};
+use model::EndpointState;
 use model::desired::Object;
-use state::{Family, Outputs, Source, SyncState};
+use state::{EndpointView, Family, Outputs, Source, SyncState};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long the kvstore may take to say how it is.
@@ -61,12 +63,24 @@ async fn kvstore(agent: &Agent, outputs: &Outputs) -> Part {
         .filter(|source| matches!(outputs.view.sync.get(source), Some(SyncState::Away)))
         .collect();
     let Ok(status) = tokio::time::timeout(KVSTORE_LIMIT, agent.kvstore.status()).await else {
-        return part(State::Failure, format!("no answer within {KVSTORE_LIMIT:?}"));
+        return part(State::Failure, format!("no answer within {KVSTORE_LIMIT:?}{}", waiting(outputs)));
     };
     match (status.healthy, away.is_empty()) {
-        (false, _) => part(State::Failure, status.text),
+        (false, _) => part(State::Failure, status.text + &waiting(outputs)),
         (true, true) => part(State::Ok, status.text),
         (true, false) => part(State::Warning, format!("{}; not listed since the start: {away:?}", status.text)),
+    }
+}
+
+/// Who needs the kvstore.
+fn waiting(outputs: &Outputs) -> String {
+    let waits = |endpoint: &&Arc<EndpointView>| endpoint.state == EndpointState::WaitingForIdentity;
+    let waiting: Vec<_> =
+        outputs.view.endpoints.values().filter(waits).map(|endpoint| endpoint.id.to_string()).collect();
+    match waiting.as_slice() {
+        [] => String::new(),
+        [one] => format!("; endpoint {one} waits for an identity until it answers"),
+        many => format!("; {} endpoints wait for an identity until it answers: {}", many.len(), many.join(", ")),
     }
 }
 

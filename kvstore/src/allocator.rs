@@ -19,7 +19,7 @@
 //! What one node knows of all masters (its cache) only suggests what to try. A `/` in a key is escaped in the path of its
 //! slaves (see `keys`), so that no key's slaves are below another's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -60,6 +60,8 @@ pub struct Options {
     pub wait: Duration,
     /// How long a master must have been without slaves before it is deleted.
     pub grace: Duration,
+    /// What an earlier life of this node knew: used for a key only as long as the masters could never be listed.
+    pub remembered: BTreeMap<String, u32>,
     pub follow: crate::watch::Options,
 }
 
@@ -73,6 +75,7 @@ impl Options {
             choice: Choice::Random,
             wait: Duration::from_secs(5),
             grace: Duration::from_secs(60),
+            remembered: BTreeMap::new(),
             follow: crate::watch::Options::default(),
         }
     }
@@ -285,8 +288,9 @@ impl Inner {
         if let Some(id) = self.ids().use_again(key) {
             return Ok(Allocation { id, provisional: false });
         }
-        // Without contact a known key need not wait for the store to not answer.
+        // Without contact a known key need not wait for the store to not answer. At start it may be about to.
         if !self.in_contact.load(Ordering::Relaxed)
+            && *self.listed.borrow()
             && let Some(id) = self.known(key)
         {
             return self.promise(key, id);
@@ -303,7 +307,9 @@ impl Inner {
 
     /// The number that a key had when the store was last heard of.
     fn known(&self, key: &str) -> Option<u32> {
-        self.ids().masters_of(key).find(|id| self.options.range.contains(id))
+        let in_range = |id: &u32| self.options.range.contains(id);
+        let remembered = || self.options.remembered.get(key).copied().filter(|_| !*self.listed.borrow());
+        self.ids().masters_of(key).find(in_range).or_else(remembered).filter(in_range)
     }
 
     /// Uses a number without asking the store, which learns of it later.

@@ -34,6 +34,7 @@ impl State {
             Input::PolicyListed { revision, rules } => self.put_policy(revision, rules, Freshness::Listing)?,
             Input::Enforcement(enforcement) => self.policies.enforce(enforcement),
             Input::IdentityKnown { identity, labels } => self.confirm_identity(identity, labels, now)?,
+            Input::IdentityRemembered { identity, labels } => self.remember_identity(identity, labels, now)?,
             Input::IdentityGone { identity } => self.unconfirm_identity(identity, now),
             Input::NodeKnown(node) => self.remote.put_node(node),
             Input::NodeGone(name) => self.remote.remove_node(&name),
@@ -42,7 +43,10 @@ impl State {
                 self.remote.remove_address(address);
                 self.forget_identities();
             }
-            Input::Synced(source) => self.set_sync(source, SyncState::Synced),
+            Input::Synced(source) => {
+                self.set_sync(source, SyncState::Synced);
+                self.forget_identities();
+            }
             Input::Away(source) => self.set_away(source),
             Input::DockerEndpoints(listed) => self.keep_docker_endpoints(&listed, now)?,
             Input::DockerNetworks(listed) => self.keep_docker_networks(&listed, now)?,
@@ -104,13 +108,28 @@ impl State {
     }
 
     fn confirm_identity(&mut self, identity: Identity, labels: Labels, now: Timestamp) -> Result<(), Rejected> {
-        let awaited = self.remote.mentions(identity) && self.identities.labels(identity).is_none();
+        let awaited = self.is_awaited(identity);
         self.identities.confirm(identity, labels)?;
         if awaited {
             self.dirty = Dirty::Tables;
         }
         self.assign_identities(now);
         Ok(())
+    }
+
+    fn remember_identity(&mut self, identity: Identity, labels: Labels, now: Timestamp) -> Result<(), Rejected> {
+        let awaited = self.is_awaited(identity);
+        self.identities.remember(identity, labels)?;
+        if awaited {
+            self.dirty = Dirty::Tables;
+        }
+        self.assign_identities(now);
+        Ok(())
+    }
+
+    /// Whether another node's address has an identity of which nothing else is known.
+    fn is_awaited(&self, identity: Identity) -> bool {
+        self.remote.mentions(identity) && self.identities.labels(identity).is_none()
     }
 
     fn unconfirm_identity(&mut self, identity: Identity, now: Timestamp) {
@@ -148,8 +167,12 @@ impl State {
         self.forget_identities();
     }
 
-    /// Forgets the numbers that the kvstore no longer has and nobody has here or elsewhere.
+    /// Forgets the numbers that the kvstore no longer has and nobody has here or elsewhere; before all were listed, it may
+    /// have those that are remembered.
     fn forget_identities(&mut self) {
+        if self.sync_of(Source::Identities) != SyncState::Synced {
+            return;
+        }
         let used: BTreeSet<Identity> = self.endpoints.iter().map(|endpoint| endpoint.identity).collect();
         let remote = &self.remote;
         self.identities.forget_unused(|identity| used.contains(&identity) || remote.mentions(identity));

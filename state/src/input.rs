@@ -45,6 +45,12 @@ pub enum Input {
         identity: Identity,
         labels: Labels,
     },
+    /// This number stood for these labels when the kvstore was last heard of, before this life. True until the kvstore says
+    /// otherwise or, once all identities are listed, does not say it.
+    IdentityRemembered {
+        identity: Identity,
+        labels: Labels,
+    },
     /// The kvstore no longer has this number. An endpoint that has it keeps it until there is another for its labels.
     IdentityGone {
         identity: Identity,

@@ -176,7 +176,9 @@ impl State {
         self.dirty = self.dirty.max(match input {
             Input::Datapath(_) => Dirty::Lives,
             // More, if an endpoint's identity follows from it.
-            Input::IdentityKnown { .. } | Input::IdentityGone { .. } => Dirty::Identities,
+            Input::IdentityKnown { .. } | Input::IdentityRemembered { .. } | Input::IdentityGone { .. } => {
+                Dirty::Identities
+            }
             _ => Dirty::Tables,
         });
         self.take_in(input, now)

@@ -14,13 +14,18 @@ struct World {
 
 impl World {
     async fn begin() -> World {
-        let (backend, power) = memory::open();
+        World::begin_with(memory::open(), Remembered::default()).await
+    }
+
+    async fn begin_with((backend, power): (Arc<dyn Backend>, Power), remembered: Remembered) -> World {
         let brain = Brain::begin().await;
         let feed = ClusterFeed {
             backend: Arc::clone(&backend),
             inputs: brain.inputs.clone(),
             controllers: Controllers::default(),
             grace: GRACE,
+            memory: Memory::default(),
+            remembered,
         };
         tokio::spawn(feed.run(brain.shutdown.clone()));
         World { brain, backend, power }
@@ -102,7 +107,8 @@ async fn a_store_that_never_answered_is_declared_away() {
     power.off();
     let brain = Brain::begin().await;
     let (inputs, controllers) = (brain.inputs.clone(), Controllers::default());
-    let feed = ClusterFeed { backend, inputs, controllers, grace: GRACE };
+    let (memory, remembered) = (Memory::default(), Remembered::default());
+    let feed = ClusterFeed { backend, inputs, controllers, grace: GRACE, memory, remembered };
     tokio::spawn(feed.run(brain.shutdown.clone()));
     let is = |wanted| move |outputs: &Outputs| outputs.view.sync.get(&Source::Cluster) == Some(&wanted);
     brain.until("declared away", is(SyncState::Away)).await;
@@ -118,4 +124,40 @@ async fn a_record_that_cannot_be_read_is_as_good_as_none() {
     world.has("10.64.1.7/32", Some(5)).await;
     world.put(&keys::ip("default", "10.64.1.7".parse().unwrap()), json!({"IP": "10.64.1.8"})).await;
     world.has("10.64.1.7/32", None).await;
+}
+
+/// Node n2 with the address 10.64.1.7, and node n3 with 10.64.2.7.
+fn remembered() -> Remembered {
+    let node = |n: u16| RemoteNode {
+        name: NodeName { cluster: "default".to_owned(), name: format!("n{n}") },
+        addresses: [format!("2001:db8::{n}").parse().unwrap()].into(),
+        routers: BTreeSet::new(),
+        prefixes: [format!("10.64.{}.0/24", n - 1).parse().unwrap()].into(),
+    };
+    let address = |n: u16| {
+        let record = RemoteAddress { identity: model::Identity(5), node: format!("2001:db8::{n}").parse().unwrap() };
+        (format!("10.64.{}.7", n - 1).parse().unwrap(), record)
+    };
+    Remembered { nodes: vec![node(2), node(3)], addresses: vec![address(2), address(3)] }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_last_run_knew_holds_without_the_kvstore_and_is_swept_when_it_is_back() {
+    let (backend, power) = memory::open();
+    power.off();
+    let world = World::begin_with((backend, power), remembered()).await;
+    world.has("10.64.1.7/32", Some(5)).await;
+    world.has("10.64.2.7/32", Some(5)).await;
+    tokio::time::sleep(GRACE * 20).await;
+    assert!(world.shows("10.64.1.7/32") && world.shows("10.64.2.7/32"));
+    world.power.on();
+    // Node n2 is still there, n3 is not.
+    let before = Instant::now();
+    world.node().await;
+    world.address(4).await;
+    world.has("10.64.1.7/32", Some(4)).await;
+    world.has("10.64.2.7/32", None).await;
+    assert!(before.elapsed() >= GRACE, "gone after {:?}", before.elapsed());
+    tokio::time::sleep(GRACE * 2).await;
+    assert!(world.shows("10.64.1.7/32"));
 }

@@ -295,3 +295,22 @@ async fn who_gives_up_has_allocated_nothing() {
     }
     assert!((1..39).contains(&finished), "both ends were met: {finished}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_life_knew_serves_until_the_store_answers() {
+    let (backend, power) = memory::open();
+    let theirs = node(&backend, "b").id("theirs").await;
+    let remembered = BTreeMap::from([("theirs".to_owned(), theirs), ("gone".to_owned(), theirs + 1)]);
+    power.off();
+    let a = node_with(&backend, "a", Options { remembered, ..options() });
+    let allocation = a.allocator.allocate("theirs", None).await.expect("remembered");
+    assert_eq!(allocation, Allocation { id: theirs, provisional: true });
+    assert!(a.allocator.allocate("new", None).await.expect_err("not known").is_unavailable());
+    power.on();
+    let slave = format!("{BASE}/value/theirs/a");
+    until("told", async || backend.get(&slave).await.ok().flatten().is_some()).await;
+    until("listed", async || a.allocator.key_of(theirs).is_some()).await;
+    // The store is the truth from here on.
+    power.off();
+    assert!(a.allocator.allocate("gone", None).await.expect_err("not in the store").is_unavailable());
+}

@@ -125,6 +125,9 @@ fn input(verb: &str, rest: &str, words: &[&str]) -> Option<Input> {
             Input::PolicyListed { revision: revision.parse().ok()?, rules: rules.into() }
         }
         "identity" => Input::IdentityKnown { identity: identity(words.first()?)?, labels: labels(words.get(1)?)? },
+        "remembered" => {
+            Input::IdentityRemembered { identity: identity(words.first()?)?, labels: labels(words.get(1)?)? }
+        }
         "identity-gone" => Input::IdentityGone { identity: identity(rest)? },
         "node" => Input::NodeKnown(remote_node(words)?),
         "node-gone" => Input::NodeGone(node_name(rest)),
