@@ -2,7 +2,6 @@
 
 use anyhow::{Context, Result, ensure};
 use lab::{Engine, Nodes, World, eventually};
-use nix::sys::signal::Signal;
 use serde_json::json;
 use std::time::Duration;
 
@@ -29,7 +28,7 @@ fn an_agent_that_starts_without_etcd_knows_what_was_known() -> Result<()> {
         .agent
         .import(&json!([{"endpointSelector": app("server"), "ingress": [{"fromEndpoints": [app("client")]}]}]))?;
     eventually(LIMIT, "the client to reach the server", || nodes.worlds[1].expect(&client, &server, "tcp", 80, true))?;
-    nodes.etcd.signal(Signal::SIGSTOP)?;
+    (0..3).try_for_each(|member| nodes.etcd.freeze(member, true))?;
     for world in &mut nodes.worlds {
         world.agent.stop()?;
         world.agent.relaunch()?;
@@ -69,7 +68,7 @@ fn an_agent_that_starts_without_etcd_knows_what_was_known() -> Result<()> {
     one.expect(&stranger, &server, "tcp", 80, false)?;
     let kvstore = status(one)?["kvstore"].to_string();
     ensure!(kvstore.contains("waits for an identity"), "{kvstore}");
-    nodes.etcd.signal(Signal::SIGCONT)?;
+    (0..3).try_for_each(|member| nodes.etcd.freeze(member, false))?;
     let one = &nodes.worlds[0];
     eventually(LIMIT, "the stranger to get its identity", || {
         ensure!(state_of(one, "stranger")? == "ready");
