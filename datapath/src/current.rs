@@ -5,8 +5,7 @@
 
 use crate::operation::Operation;
 use ipnetwork::IpNetwork;
-use model::desired::IpcacheEntry;
-use model::{EndpointId, Identity, Mac, PolicyMap};
+use model::{EndpointId, Identity, Ipcache, Mac, PolicyMap};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -96,7 +95,7 @@ pub struct Bpf {
     /// Nodes that are believed.
     pub nodes: BTreeSet<IpAddr>,
     pub policies: BTreeMap<PolicyId, Policy>,
-    pub ipcache: BTreeMap<IpNetwork, IpcacheEntry>,
+    pub ipcache: Ipcache,
     /// The ipcache, or what is known of other nodes, changed since flows were last told to look again.
     pub flows_stale: bool,
     /// The largest policy id that was ever given out.

@@ -11,7 +11,7 @@ use crate::current::{Current, PolicyId};
 use crate::operation::Operation;
 use ipnetwork::IpNetwork;
 use model::desired::{Datapath, Object};
-use model::{EndpointId, Identity, PolicyMap};
+use model::{EndpointId, Identity, Ipcache, PolicyMap};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -70,6 +70,8 @@ pub enum Stage {
 pub struct Seen {
     pub endpoints: BTreeSet<EndpointId>,
     pub prefixes: BTreeSet<IpNetwork>,
+    /// The ipcache of the last snapshot that was noted: `prefixes` has all of it.
+    noted: Ipcache,
     pub gateways: BTreeSet<IpAddr>,
     pub pools: BTreeSet<IpNetwork>,
     pub vteps: BTreeSet<IpNetwork>,
@@ -84,7 +86,11 @@ impl Seen {
             return;
         }
         self.endpoints.extend(desired.endpoints.keys());
-        self.prefixes.extend(desired.ipcache.keys());
+        let prefixes = &mut self.prefixes;
+        self.noted.differences(&desired.ipcache, |prefix, _, there| {
+            prefixes.extend(there.map(|_| *prefix));
+        });
+        self.noted = desired.ipcache.clone();
         self.gateways.extend(&desired.gateways);
         self.pools.extend(&desired.pools);
         self.vteps.extend(desired.vteps.keys());
@@ -166,21 +172,19 @@ fn node(plan: &mut Plan, current: &Current, desired: &Datapath, seen: &Seen) {
 }
 
 fn ipcache(plan: &mut Plan, current: &Current, desired: &Datapath, seen: &Seen) {
-    let held = &current.bpf.ipcache;
     let changes = |stage| plan.stages.get(&stage).is_some_and(|operations| operations.iter().any(tunnel::moves_flows));
     let (mut forgets, mut puts) = (changes(Stage::Forget), changes(Stage::Nodes));
-    for prefix in held.keys() {
-        if !desired.ipcache.contains_key(prefix) && (desired.settled || seen.prefixes.contains(prefix)) {
-            plan.add(Stage::Forget, Operation::RemoveIpcache(*prefix));
-            forgets = true;
-        }
-    }
-    for (prefix, entry) in &desired.ipcache {
-        if held.get(prefix) != Some(entry) {
+    current.bpf.ipcache.differences(&desired.ipcache, |prefix, _, wanted| match wanted {
+        Some(entry) => {
             plan.add(Stage::Identities, Operation::PutIpcache(*prefix, *entry));
             puts = true;
         }
-    }
+        None if desired.settled || seen.prefixes.contains(prefix) => {
+            plan.add(Stage::Forget, Operation::RemoveIpcache(*prefix));
+            forgets = true;
+        }
+        None => {}
+    });
     if forgets {
         plan.add(Stage::ForgetFlows, Operation::InvalidateFlows);
     }

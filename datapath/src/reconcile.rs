@@ -8,7 +8,7 @@ use crate::maps::MapError;
 use crate::operation::{Domain, Operation};
 use crate::plan::{Seen, Settings, Stage, plan};
 use model::desired::{Datapath, Failure, Object, Status};
-use model::{Column, EndpointId, Identity, PolicyMap};
+use model::{Column, EndpointId, Identity, Ipcache, PolicyMap};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -112,6 +112,7 @@ impl<K: Kernel> Reconciler<K> {
             for operations in plan.stages.into_values() {
                 self.carry_out(operations, desired, now, &mut round);
             }
+            self.share(&desired.ipcache);
             self.realised = desired.revision;
         }
         let sweeping = self.sweep.is_some();
@@ -204,6 +205,21 @@ impl<K: Kernel> Reconciler<K> {
             if let Some(held) = self.current.bpf.policies.get_mut(&id) {
                 held.map = map;
             }
+        }
+    }
+
+    /// Has the picture of the ipcache share with the snapshot what the two have in common: the next comparison costs no
+    /// more than what differs.
+    fn share(&mut self, desired: &Ipcache) {
+        let held = &mut self.current.bpf.ipcache;
+        let mut other = Vec::new();
+        held.differences(desired, |prefix, here, _| other.push((*prefix, here.copied())));
+        *held = desired.clone();
+        for (prefix, entry) in other {
+            match entry {
+                Some(entry) => held.insert(prefix, entry),
+                None => held.remove(&prefix),
+            };
         }
     }
 

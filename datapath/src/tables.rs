@@ -125,13 +125,13 @@ impl Tables {
     }
 
     pub fn ipcache(&self) -> Result<Vec<IpcacheRow>, TableError> {
-        let entries = ipcache::read(&self.maps)?.into_iter();
-        let row = |(prefix, entry): (_, model::desired::IpcacheEntry)| IpcacheRow {
-            prefix,
+        let entries = ipcache::read(&self.maps)?;
+        let row = |(prefix, entry): (&IpNetwork, &model::desired::IpcacheEntry)| IpcacheRow {
+            prefix: *prefix,
             identity: entry.identity,
             endpoint: entry.endpoint,
         };
-        Ok(entries.map(row).collect())
+        Ok(entries.iter().map(row).collect())
     }
 
     /// Which prefixes are behind which nodes.

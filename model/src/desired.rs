@@ -3,7 +3,7 @@
 //! It speaks names (endpoint ids, interface names, addresses, identities), never kernel-made numbers. Each snapshot is
 //! complete: what is not in it should not be in the kernel, but see `Datapath::settled`.
 
-use crate::{EndpointId, Identity, IdentityMap, Labels, Mac, PolicyMap};
+use crate::{EndpointId, Identity, IdentityMap, Ipcache, Labels, Mac, PolicyMap};
 use ipnetwork::IpNetwork;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -19,7 +19,7 @@ pub struct Datapath {
     pub settled: bool,
     pub endpoints: BTreeMap<EndpointId, Endpoint>,
     /// Prefix to who lives there. Endpoints of this node are in it too.
-    pub ipcache: BTreeMap<IpNetwork, IpcacheEntry>,
+    pub ipcache: Ipcache,
     /// Policy by subject identity, for every identity that an endpoint in `endpoints` has.
     pub policies: BTreeMap<Identity, Arc<PolicyMap>>,
     /// Addresses of the `cilium_host` device: the gateways of all networks, as /32 and /128.

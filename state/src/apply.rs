@@ -36,11 +36,18 @@ impl State {
             Input::IdentityKnown { identity, labels } => self.confirm_identity(identity, labels, now)?,
             Input::IdentityRemembered { identity, labels } => self.remember_identity(identity, labels, now)?,
             Input::IdentityGone { identity } => self.unconfirm_identity(identity, now),
-            Input::NodeKnown(node) => self.remote.put_node(node),
-            Input::NodeGone(name) => self.remote.remove_node(&name),
+            Input::NodeKnown(node) => {
+                let news = self.remote.put_node(node);
+                self.dirty_if(news, Dirty::Tables);
+            }
+            Input::NodeGone(name) => {
+                let news = self.remote.remove_node(&name);
+                self.dirty_if(news, Dirty::Tables);
+            }
             Input::AddressKnown { address, record } => self.put_remote_address(address, record),
             Input::AddressGone { address } => {
-                self.remote.remove_address(address);
+                let news = self.remote.remove_address(address);
+                self.dirty_if(news, Dirty::Identities);
                 self.forget_identities();
             }
             Input::Synced(source) => {
@@ -67,6 +74,12 @@ impl State {
             Input::EndpointDelete { endpoint } => self.delete_named_endpoint(&endpoint, now)?,
         }
         Ok(Reply::Done)
+    }
+
+    fn dirty_if(&mut self, news: bool, dirty: Dirty) {
+        if news {
+            self.dirty = self.dirty.max(dirty);
+        }
     }
 
     pub(crate) fn sync_of(&self, source: Source) -> SyncState {
@@ -108,28 +121,15 @@ impl State {
     }
 
     fn confirm_identity(&mut self, identity: Identity, labels: Labels, now: Timestamp) -> Result<(), Rejected> {
-        let awaited = self.is_awaited(identity);
         self.identities.confirm(identity, labels)?;
-        if awaited {
-            self.dirty = Dirty::Tables;
-        }
         self.assign_identities(now);
         Ok(())
     }
 
     fn remember_identity(&mut self, identity: Identity, labels: Labels, now: Timestamp) -> Result<(), Rejected> {
-        let awaited = self.is_awaited(identity);
         self.identities.remember(identity, labels)?;
-        if awaited {
-            self.dirty = Dirty::Tables;
-        }
         self.assign_identities(now);
         Ok(())
-    }
-
-    /// Whether another node's address has an identity of which nothing else is known.
-    fn is_awaited(&self, identity: Identity) -> bool {
-        self.remote.mentions(identity) && self.identities.labels(identity).is_none()
     }
 
     fn unconfirm_identity(&mut self, identity: Identity, now: Timestamp) {
@@ -170,7 +170,7 @@ impl State {
     /// Forgets the numbers that the kvstore no longer has and nobody has here or elsewhere; before all were listed, it may
     /// have those that are remembered.
     fn forget_identities(&mut self) {
-        if self.sync_of(Source::Identities) != SyncState::Synced {
+        if self.sync_of(Source::Identities) != SyncState::Synced || !self.identities.has_remembered() {
             return;
         }
         let used: BTreeSet<Identity> = self.endpoints.iter().map(|endpoint| endpoint.identity).collect();
@@ -179,11 +179,14 @@ impl State {
     }
 
     fn put_remote_address(&mut self, address: IpAddr, record: RemoteAddress) {
+        if !self.remote.put_address(address, record) {
+            return;
+        }
+        self.dirty_if(true, Dirty::Identities);
         if !is_claimable(record.identity) {
             let RemoteAddress { identity, node } = record;
             tracing::warn!(%address, %identity, %node, "a node claims an identity that it may not have: ignored");
         }
-        self.remote.put_address(address, record);
         self.forget_identities();
     }
 

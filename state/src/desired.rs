@@ -5,12 +5,10 @@ use crate::State;
 use crate::endpoints::Endpoint;
 use crate::input::{Family, Source};
 use crate::ipam::{masked, overlap};
-use crate::ipcache::Ipcache;
 use crate::networks::is_definite;
-use crate::outputs::{IpRow, SyncState};
-use crate::remote::Believed;
+use crate::outputs::SyncState;
 use ipnetwork::IpNetwork;
-use model::desired::{self, Datapath, IpcacheEntry};
+use model::desired::{self, Datapath};
 use model::{Identity, PolicyMap};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -29,40 +27,19 @@ impl State {
     }
 
     /// The whole desired state, with `revision` 0.
-    pub(crate) fn datapath(
-        &self,
-        rows: &BTreeMap<IpNetwork, IpRow>,
-        believed: &Believed,
-        policies: &BTreeMap<Identity, Arc<PolicyMap>>,
-    ) -> Datapath {
+    pub(crate) fn datapath(&self, policies: &BTreeMap<Identity, Arc<PolicyMap>>) -> Datapath {
+        let believed = &self.believed;
         Datapath {
             revision: 0,
             settled: self.is_settled(),
             endpoints: self.endpoints.iter().map(|endpoint| (endpoint.id, self.desired_endpoint(endpoint))).collect(),
-            ipcache: rows
-                .iter()
-                .map(|(prefix, row)| (*prefix, IpcacheEntry { identity: row.identity, endpoint: row.endpoint }))
-                .collect(),
+            ipcache: self.ipcache.entries().clone(),
             policies: policies.clone(),
             gateways: self.gateways(),
             pools: self.pools(),
             vteps: if self.config.tunnel_overhead.is_some() { believed.vteps() } else { BTreeMap::new() },
             nodes: believed.nodes(),
         }
-    }
-
-    /// Everybody's address.
-    pub(crate) fn ip_rows(&self, believed: &Believed) -> BTreeMap<IpNetwork, IpRow> {
-        let mut ipcache = Ipcache::default();
-        for endpoint in self.endpoints.iter() {
-            endpoint.addresses().for_each(|address| ipcache.endpoint(address, endpoint.identity, endpoint.id));
-        }
-        self.host.iter().copied().chain(self.gateways()).for_each(|address| ipcache.host(address));
-        self.remote_rows(believed, &mut ipcache);
-        for (prefix, identity) in self.identities.prefixes() {
-            ipcache.mentioned(*prefix, *identity);
-        }
-        ipcache.into_rows()
     }
 
     /// The gateways of an endpoint, by family.
@@ -110,7 +87,7 @@ impl State {
     }
 
     /// The gateways of the node's pools, of all networks, and of all endpoints.
-    fn gateways(&self) -> BTreeSet<IpAddr> {
+    pub(crate) fn gateways(&self) -> BTreeSet<IpAddr> {
         let routers = self.ipam.pools().filter(|pool| pool.node_pool).map(|pool| pool.gateway);
         let of_pools = self.networks.subnets().filter(|subnet| subnet.gateway.is_none());
         let of_pools = of_pools.filter_map(|subnet| self.ipam.pool_of_subnet(subnet.subnet)).map(|pool| pool.gateway);

@@ -120,6 +120,11 @@ impl Identities {
         }
     }
 
+    /// Whether there is anything that `forget_unused` may forget.
+    pub(crate) fn has_remembered(&self) -> bool {
+        !self.remembered.is_empty()
+    }
+
     /// Forgets what is only remembered and not used.
     pub(crate) fn forget_unused(&mut self, is_used: impl Fn(Identity) -> bool) {
         let unused: Vec<Identity> = self.remembered.iter().copied().filter(|identity| !is_used(*identity)).collect();

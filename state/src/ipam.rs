@@ -9,7 +9,7 @@ mod pool;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use pool::{Pool, masked, overlap, single};
+pub(crate) use pool::{Pool, masked, only_address, overlap, single};
 
 use crate::Rejected;
 use crate::input::{AddressRequest, Family, PoolRequest, Purpose};

@@ -37,6 +37,7 @@ pub use shared::read as shared_records;
 use endpoints::Endpoints;
 use identities::Identities;
 use ipam::Ipam;
+use ipcache::Ipcache;
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use ledger::Ledger;
 use model::desired::Status;
@@ -44,7 +45,7 @@ use model::label_filter::LabelFilter;
 use model::{EndpointId, Identity};
 use networks::Networks;
 use policies::Policies;
-use remote::Remote;
+use remote::{Believed, Remote};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -100,7 +101,7 @@ enum Dirty {
     Nothing,
     /// How far the kernel is with each endpoint: what it reports after each round.
     Lives,
-    /// Which identities there are, and with them the policies.
+    /// Which identities there are and who of other nodes' endpoints has them, and with them the policies.
     Identities,
     Tables,
 }
@@ -115,6 +116,9 @@ pub struct State {
     identities: Identities,
     policies: Policies,
     remote: Remote,
+    /// What of `remote` is believed, as `ipcache` has it.
+    believed: Believed,
+    ipcache: Ipcache,
     /// Addresses of the host's devices.
     host: BTreeSet<IpAddr>,
     uplink_mtu: Option<u32>,
@@ -153,6 +157,8 @@ impl State {
             identities: Identities::default(),
             policies: Policies::new(config.policy),
             remote: Remote::default(),
+            believed: Believed::default(),
+            ipcache: Ipcache::default(),
             host: BTreeSet::new(),
             uplink_mtu: None,
             status: Arc::default(),
@@ -178,6 +184,10 @@ impl State {
             // More, if an endpoint's identity follows from it.
             Input::IdentityKnown { .. } | Input::IdentityRemembered { .. } | Input::IdentityGone { .. } => {
                 Dirty::Identities
+            }
+            // If it is news.
+            Input::NodeKnown(_) | Input::NodeGone(_) | Input::AddressKnown { .. } | Input::AddressGone { .. } => {
+                Dirty::Nothing
             }
             _ => Dirty::Tables,
         });

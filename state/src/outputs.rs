@@ -4,7 +4,7 @@
 use crate::input::{Family, Network, NodeName, Purpose, RemoteNode, Source};
 use ipnetwork::IpNetwork;
 use model::desired::{Datapath, LinkIntent, Names};
-use model::{EndpointId, EndpointState, Identity, IdentityMap, Labels, Mac};
+use model::{EndpointId, EndpointState, Identity, IdentityMap, Labels, Mac, SharedMap};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -48,7 +48,7 @@ pub struct View {
     pub endpoints: Arc<BTreeMap<EndpointId, Arc<EndpointView>>>,
     /// Reserved, allocated and node-local ones.
     pub identities: IdentityMap<IdentityView>,
-    pub ips: Arc<BTreeMap<IpNetwork, IpRow>>,
+    pub ips: SharedMap<IpNetwork, IpRow>,
     /// What the nodes of the cluster tell of themselves, this one included once its own record is read back.
     pub nodes: Arc<BTreeMap<NodeName, RemoteNode>>,
     /// By `PoolView::id`, the node's own included.

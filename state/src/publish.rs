@@ -46,10 +46,12 @@ impl State {
         let changed = self.identities.take_changed();
         let subjects = self.endpoints.iter().map(|endpoint| endpoint.identity).collect();
         let policies = self.policies.resolve(&self.identities, &changed, &subjects);
+        self.refresh_remote_rows(&changed);
         let mut new = old.clone();
-        if let Some(old) = old.datapath.as_ref().filter(|old| old.policies != *policies) {
-            let policies = BTreeMap::clone(&policies);
-            new.datapath = Some(Arc::new(Datapath { revision, policies, ..Datapath::clone(old) }));
+        let ipcache = self.ipcache.entries();
+        if let Some(old) = old.datapath.as_ref().filter(|old| old.policies != *policies || old.ipcache != *ipcache) {
+            let (policies, ipcache) = (BTreeMap::clone(&policies), ipcache.clone());
+            new.datapath = Some(Arc::new(Datapath { revision, policies, ipcache, ..Datapath::clone(old) }));
         }
         self.conclude_lives(old.datapath.as_deref(), new.datapath.as_deref());
         self.write_changes(&mut new, revision);
@@ -59,21 +61,19 @@ impl State {
     }
 
     fn with_tables(&mut self, old: &Outputs, revision: u64) -> Outputs {
-        let believed = self.believed();
-        let rows = self.ip_rows(&believed);
         let changed = self.identities.take_changed();
         let subjects: BTreeSet<Identity> = self.endpoints.iter().map(|endpoint| endpoint.identity).collect();
         let policies = self.policies.resolve(&self.identities, &changed, &subjects);
+        self.refresh_rows(&changed);
         let mut new = old.clone();
         if self.is_publishable() {
-            new.datapath =
-                Some(kept_or_newer(old.datapath.as_ref(), self.datapath(&rows, &believed, &policies), revision));
+            new.datapath = Some(kept_or_newer(old.datapath.as_ref(), self.datapath(&policies), revision));
         }
         self.conclude_lives(old.datapath.as_deref(), new.datapath.as_deref());
         self.write_changes(&mut new, revision);
         new.wanted_identities = self.wanted_identities(&old.wanted_identities);
         new.names = self.names(&old.names);
-        new.view = self.view(&old.view, rows, &changed);
+        new.view = self.view(&old.view, &changed);
         new
     }
 

@@ -6,7 +6,6 @@ use crate::State;
 use crate::identities::Identities;
 use crate::input::{Family, NodeName, RemoteAddress, RemoteNode};
 use crate::ipam::{masked, overlap, single};
-use crate::ipcache::Ipcache;
 use ipnetwork::IpNetwork;
 use model::Identity;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,8 +17,12 @@ use std::sync::Arc;
 pub(crate) struct Remote {
     nodes: Arc<BTreeMap<NodeName, RemoteNode>>,
     addresses: BTreeMap<IpAddr, RemoteAddress>,
-    /// How many addresses have each identity.
-    references: BTreeMap<Identity, u32>,
+    /// The addresses with each identity.
+    by_identity: BTreeMap<Identity, BTreeSet<IpAddr>>,
+    /// The addresses that are told to be on a node with this address.
+    by_node: BTreeMap<IpAddr, BTreeSet<IpAddr>>,
+    /// Addresses of which something else is told since that was last asked.
+    changed: BTreeSet<IpNetwork>,
 }
 
 impl Remote {
@@ -27,42 +30,92 @@ impl Remote {
         &self.nodes
     }
 
-    pub(crate) fn put_node(&mut self, node: RemoteNode) {
-        if self.nodes.get(&node.name) != Some(&node) {
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.keys().copied()
+    }
+
+    /// Whether that was news.
+    pub(crate) fn put_node(&mut self, node: RemoteNode) -> bool {
+        let news = self.nodes.get(&node.name) != Some(&node);
+        if news {
             Arc::make_mut(&mut self.nodes).insert(node.name.clone(), node);
         }
+        news
     }
 
-    pub(crate) fn remove_node(&mut self, name: &NodeName) {
-        if self.nodes.contains_key(name) {
-            Arc::make_mut(&mut self.nodes).remove(name);
+    /// Whether it was there.
+    pub(crate) fn remove_node(&mut self, name: &NodeName) -> bool {
+        self.nodes.contains_key(name) && Arc::make_mut(&mut self.nodes).remove(name).is_some()
+    }
+
+    /// Whether that was news.
+    pub(crate) fn put_address(&mut self, address: IpAddr, record: RemoteAddress) -> bool {
+        if self.addresses.get(&address) == Some(&record) {
+            return false;
         }
+        self.remove_address(address);
+        self.addresses.insert(address, record);
+        self.by_identity.entry(record.identity).or_default().insert(address);
+        self.by_node.entry(record.node).or_default().insert(address);
+        self.changed.insert(single(address));
+        true
     }
 
-    pub(crate) fn put_address(&mut self, address: IpAddr, record: RemoteAddress) {
-        *self.references.entry(record.identity).or_default() += 1;
-        let before = self.addresses.insert(address, record);
-        before.into_iter().for_each(|before| self.dereference(before.identity));
-    }
-
-    pub(crate) fn remove_address(&mut self, address: IpAddr) {
-        let before = self.addresses.remove(&address);
-        before.into_iter().for_each(|before| self.dereference(before.identity));
+    /// Whether it was there.
+    pub(crate) fn remove_address(&mut self, address: IpAddr) -> bool {
+        let Some(before) = self.addresses.remove(&address) else { return false };
+        remove_inner(&mut self.by_identity, before.identity, address);
+        remove_inner(&mut self.by_node, before.node, address);
+        self.changed.insert(single(address));
+        true
     }
 
     /// Whether another node's address has the identity.
     pub(crate) fn mentions(&self, identity: Identity) -> bool {
-        self.references.contains_key(&identity)
+        self.by_identity.contains_key(&identity)
     }
 
-    fn dereference(&mut self, identity: Identity) {
-        if let Some(count) = self.references.get_mut(&identity) {
-            *count -= 1;
-            if *count == 0 {
-                self.references.remove(&identity);
-            }
+    /// Other nodes' addresses with the identity.
+    pub(crate) fn with_identity(&self, identity: Identity) -> impl Iterator<Item = IpNetwork> {
+        self.by_identity.get(&identity).into_iter().flatten().map(|address| single(*address))
+    }
+
+    /// The addresses of which something else was told since the last call.
+    pub(crate) fn take_changed(&mut self) -> BTreeSet<IpNetwork> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// The addresses for which it matters whether the one or the other is believed.
+    pub(crate) fn concerned(&self, one: &Believed, other: &Believed) -> BTreeSet<IpNetwork> {
+        let mut concerned = BTreeSet::new();
+        for node in differing(&one.nodes, &other.nodes) {
+            concerned.insert(single(*node));
+            concerned.extend(self.by_node.get(node).into_iter().flatten().map(|address| single(*address)));
+        }
+        concerned.extend(differing(&one.routers, &other.routers).map(|router| single(*router)));
+        for prefix in differing(&one.prefixes, &other.prefixes) {
+            let inside = self.addresses.range(prefix.network()..=prefix.broadcast());
+            concerned.extend(inside.map(|(address, _)| single(*address)));
+        }
+        concerned
+    }
+}
+
+fn remove_inner<K: Ord>(index: &mut BTreeMap<K, BTreeSet<IpAddr>>, key: K, address: IpAddr) {
+    if let Some(inner) = index.get_mut(&key) {
+        inner.remove(&address);
+        if inner.is_empty() {
+            index.remove(&key);
         }
     }
+}
+
+/// The keys on which two maps differ; those of both sides may come twice.
+fn differing<'m, K: Ord, V: PartialEq>(
+    one: &'m BTreeMap<K, V>,
+    other: &'m BTreeMap<K, V>,
+) -> impl Iterator<Item = &'m K> {
+    one.keys().chain(other.keys()).filter(|key| one.get(key) != other.get(key))
 }
 
 /// What another node may say of an address of its own. Other reserved identities are this node's to tell.
@@ -71,13 +124,14 @@ pub(crate) fn is_claimable(identity: Identity) -> bool {
 }
 
 /// The part of the records that is believed.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Believed {
     /// Underlay addresses, and the one of them that the node's own prefixes are behind, if that can be reached.
     nodes: BTreeMap<IpAddr, Option<IpAddr>>,
     /// Prefixes of nodes, none of which overlaps another.
     prefixes: BTreeMap<IpNetwork, IpAddr>,
-    routers: Vec<(IpAddr, IpAddr)>,
+    /// Nodes' own addresses out of their prefixes, and which node they are of.
+    routers: BTreeMap<IpAddr, IpAddr>,
 }
 
 impl Believed {
@@ -88,6 +142,11 @@ impl Believed {
     /// What is behind which node.
     pub(crate) fn vteps(&self) -> BTreeMap<IpNetwork, IpAddr> {
         self.prefixes.clone()
+    }
+
+    /// Addresses that nodes have themselves.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.nodes.keys().chain(self.routers.keys()).copied()
     }
 
     /// The node that answers for the prefix which an address is in.
@@ -112,8 +171,8 @@ impl Believed {
 }
 
 impl State {
-    /// What is believed of other nodes.
-    pub(crate) fn believed(&self) -> Believed {
+    /// What is to be believed of other nodes.
+    pub(crate) fn whom_to_believe(&self) -> Believed {
         let mut believed = Believed::default();
         let own = |node: &&RemoteNode| node.name.name == self.config.node && node.name.cluster == self.config.cluster;
         let others: Vec<&RemoteNode> = self.remote.nodes().values().filter(|node| !own(node)).collect();
@@ -139,26 +198,27 @@ impl State {
             }
         }
         for (node, vtep) in reachable {
-            let routers = node.routers.iter().filter(|router| believed.covering(**router) == Some(vtep));
-            let routers: Vec<_> = routers.map(|router| (*router, vtep)).collect();
-            believed.routers.extend(routers);
+            for router in &node.routers {
+                if believed.covering(*router) == Some(vtep) {
+                    believed.routers.entry(*router).or_insert(vtep);
+                }
+            }
         }
         believed
     }
 
-    /// Other nodes themselves and, as far as their identities are known here, their endpoints.
-    pub(crate) fn remote_rows(&self, believed: &Believed, ipcache: &mut Ipcache) {
-        for node in believed.nodes.keys() {
-            ipcache.remote(*node, Identity::REMOTE_NODE, *node);
+    /// Who has an address elsewhere, and on which node: another node itself or, as far as its identity is known here, an
+    /// endpoint there.
+    pub(crate) fn remote_holder(&self, address: IpAddr) -> Option<(Identity, IpAddr)> {
+        let believed = &self.believed;
+        if believed.nodes.contains_key(&address) {
+            return Some((Identity::REMOTE_NODE, address));
         }
-        for (router, node) in &believed.routers {
-            ipcache.remote(*router, Identity::REMOTE_NODE, *node);
+        if let Some(node) = believed.routers.get(&address) {
+            return Some((Identity::REMOTE_NODE, *node));
         }
-        for (address, record) in &self.remote.addresses {
-            if self.is_believed(*address, record, &self.identities, believed) {
-                ipcache.remote(*address, record.identity, record.node);
-            }
-        }
+        let record = self.remote.addresses.get(&address)?;
+        self.is_believed(address, record, &self.identities, believed).then_some((record.identity, record.node))
     }
 
     /// The family that nodes reach each other by: IPv4 where this node has it.

@@ -4,8 +4,7 @@
 use crate::State;
 use crate::endpoints::Endpoint;
 use crate::ipam::{Allocation, Pool};
-use crate::outputs::{AddressView, EndpointView, IdentityView, IpRow, PoolView, View};
-use ipnetwork::IpNetwork;
+use crate::outputs::{AddressView, EndpointView, IdentityView, PoolView, View};
 use model::desired::Names;
 use model::label_filter::container_label;
 use model::{EndpointId, Identity, IdentityMap, Label, Labels, PolicyMap, labels};
@@ -20,16 +19,11 @@ pub(crate) fn keep<T: PartialEq>(old: &Arc<T>, new: T) -> Arc<T> {
 
 impl State {
     /// The view after `old`.
-    pub(crate) fn view(
-        &mut self,
-        old: &Arc<View>,
-        rows: BTreeMap<IpNetwork, IpRow>,
-        changed: &BTreeSet<Identity>,
-    ) -> Arc<View> {
+    pub(crate) fn view(&mut self, old: &Arc<View>, changed: &BTreeSet<Identity>) -> Arc<View> {
         let view = View {
             endpoints: self.endpoint_views(old),
             identities: self.identity_views(&old.identities, changed),
-            ips: keep(&old.ips, rows),
+            ips: self.ipcache.rows().clone(),
             nodes: if old.nodes == *self.remote.nodes() { old.nodes.clone() } else { self.remote.nodes().clone() },
             pools: keep(&old.pools, self.ipam.pools().map(|pool| (pool.id.clone(), self.pool_view(pool))).collect()),
             addresses: keep(&old.addresses, self.address_views()),
@@ -50,10 +44,11 @@ impl State {
         Arc::new(View { endpoints, ..View::clone(old) })
     }
 
-    /// The view after `old`, if only these identities changed, and with them the lives of endpoints.
+    /// The view after `old`, if only these identities changed, other nodes' addresses, and with them the lives of endpoints.
     pub(crate) fn view_of_identities(&mut self, old: &Arc<View>, changed: &BTreeSet<Identity>) -> Arc<View> {
         let identities = self.identity_views(&old.identities, changed);
-        let view = View { endpoints: self.endpoint_views(old), identities, ..View::clone(old) };
+        let ips = self.ipcache.rows().clone();
+        let view = View { endpoints: self.endpoint_views(old), identities, ips, ..View::clone(old) };
         keep(old, view)
     }
 

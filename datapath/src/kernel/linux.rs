@@ -101,6 +101,7 @@ impl Kernel for Linux {
             match Way::of(first) {
                 Way::Messages => results.extend(self.messages(run)),
                 Way::Identities => results.extend(self.identities(run)),
+                Way::Forgetting => results.extend(self.forgetting(run)),
                 Way::Programs => {
                     let _hurry = Expedited::begin();
                     results.extend(run.iter().map(|operation| self.single(operation)));
@@ -120,6 +121,7 @@ enum Way {
     Messages,
     /// By map elements, many in one system call.
     Identities,
+    Forgetting,
     /// One at a time, in a hurry.
     Programs,
     /// One at a time.
@@ -147,6 +149,7 @@ impl Way {
             | Operation::AddNeighbour(..)
             | Operation::RemoveNeighbour(..) => Way::Messages,
             Operation::PutIpcache(..) => Way::Identities,
+            Operation::RemoveIpcache(_) => Way::Forgetting,
             Operation::Attach(_) | Operation::AttachTunnel => Way::Programs,
             Operation::Forwarding
             | Operation::HostDevice
@@ -162,7 +165,6 @@ impl Way {
             | Operation::WritePolicy(..)
             | Operation::AmendPolicy(..)
             | Operation::RemovePolicy(..)
-            | Operation::RemoveIpcache(_)
             | Operation::InvalidateFlows
             | Operation::Masquerade(_)
             | Operation::Forward => Way::Single,
@@ -266,6 +268,19 @@ impl Linux {
         entries.iter().map(|entry| ipcache::put(&self.maps, std::slice::from_ref(entry)).map_err(Into::into)).collect()
     }
 
+    /// Takes addresses away, likewise.
+    fn forgetting(&mut self, operations: &[Operation]) -> Vec<Result<(), OperationError>> {
+        let prefix = |operation: &Operation| match operation {
+            Operation::RemoveIpcache(prefix) => Some(*prefix),
+            _ => None,
+        };
+        let prefixes: Vec<IpNetwork> = operations.iter().filter_map(prefix).collect();
+        if ipcache::remove(&self.maps, &prefixes).is_ok() {
+            return operations.iter().map(|_| Ok(())).collect();
+        }
+        prefixes.iter().map(|prefix| ipcache::remove(&self.maps, &[*prefix]).map_err(Into::into)).collect()
+    }
+
     fn single(&mut self, operation: &Operation) -> Result<(), OperationError> {
         match operation {
             Operation::Forwarding => forwarding::turn_on()?,
@@ -285,7 +300,6 @@ impl Linux {
             Operation::WritePolicy(id, identity, map) => policy::write(&self.maps, *id, *identity, map)?,
             Operation::AmendPolicy(id, _, former, map) => policy::amend(&self.maps, *id, former, map)?,
             Operation::RemovePolicy(id, map) => policy::remove(&self.maps, *id, map)?,
-            Operation::RemoveIpcache(prefix) => ipcache::remove(&self.maps, *prefix)?,
             Operation::InvalidateFlows => runtime::raise_generation(&self.maps)?,
             Operation::Masquerade(pools) => self.rules.masquerade(pools)?,
             Operation::Forward => self.rules.forward()?,

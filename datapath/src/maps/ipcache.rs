@@ -7,13 +7,12 @@ use bpf::abi;
 use bpf::names::map::{IPCACHE, IPCACHE_LPM};
 use ipnetwork::IpNetwork;
 use model::desired::IpcacheEntry;
-use model::{EndpointId, Identity};
-use std::collections::BTreeMap;
+use model::{EndpointId, Identity, Ipcache};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Everything in both maps.
-pub fn read(maps: &Maps) -> Result<BTreeMap<IpNetwork, IpcacheEntry>, MapError> {
-    let mut entries = BTreeMap::new();
+pub fn read(maps: &Maps) -> Result<Ipcache, MapError> {
+    let mut entries = Ipcache::default();
     let host = |key: &abi::IpcacheKey, value: &abi::IpcacheEntry| {
         entries.extend(address(key).map(|ip| (IpNetwork::from(ip), decode(value))));
     };
@@ -47,13 +46,16 @@ pub fn put(maps: &Maps, entries: &[(IpNetwork, IpcacheEntry)]) -> Result<(), Map
 }
 
 /// Deletes entries; absent ones are no error.
-pub fn remove(maps: &Maps, network: IpNetwork) -> Result<(), MapError> {
-    match encode_key(network) {
-        Key::Host(key) => maps.ipcache.delete(&key).map_err(|source| MapError::Write { map: IPCACHE, source }),
-        Key::Prefix(key) => {
-            maps.ipcache_lpm.delete(&key).map_err(|source| MapError::Write { map: IPCACHE_LPM, source })
+pub fn remove(maps: &Maps, networks: &[IpNetwork]) -> Result<(), MapError> {
+    let (mut hosts, mut prefixes) = (Vec::new(), Vec::new());
+    for network in networks {
+        match encode_key(*network) {
+            Key::Host(key) => hosts.push(key),
+            Key::Prefix(key) => prefixes.push(key),
         }
     }
+    maps.ipcache.delete_all(&hosts).map_err(|source| MapError::Write { map: IPCACHE, source })?;
+    maps.ipcache_lpm.delete_all(&prefixes).map_err(|source| MapError::Write { map: IPCACHE_LPM, source })
 }
 
 enum Key {

@@ -113,7 +113,9 @@ struct Peers<'p> {
     current: &'p Current,
     desired: &'p Datapath,
     fading: &'p BTreeSet<Identity>,
+    /// Who is met here, but for those who have addresses.
     met: Option<IdentitySet>,
+    /// Likewise who will be.
     staying: Option<IdentitySet>,
 }
 
@@ -121,24 +123,22 @@ impl Peers<'_> {
     fn is_at_rest(&mut self, peer: Identity) -> bool {
         let (bpf, fading) = (&self.current.bpf, self.fading);
         let met = self.met.get_or_insert_with(|| {
-            let addresses = bpf.ipcache.values().map(|entry| entry.identity);
             let endpoints = bpf.slots.values().map(|slot| slot.identity);
             let subjects = bpf.policies.values().filter_map(|policy| policy.identity);
-            addresses.chain(endpoints).chain(subjects).chain(fading.iter().copied()).map(|peer| (peer, ())).collect()
+            endpoints.chain(subjects).chain(fading.iter().copied()).map(|peer| (peer, ())).collect()
         });
-        !peer.is_reserved() && !bpf.flows_stale && !met.contains_key(&peer)
+        !peer.is_reserved() && !bpf.flows_stale && !bpf.ipcache.mentions(peer) && !met.contains_key(&peer)
     }
 
     /// Whether nobody has the identity when this round is over.
     fn goes_to_rest(&mut self, peer: Identity) -> bool {
         let desired = self.desired;
         let staying = self.staying.get_or_insert_with(|| {
-            let addresses = desired.ipcache.values().map(|entry| entry.identity);
             let endpoints = desired.endpoints.values().map(|endpoint| endpoint.identity);
-            addresses.chain(endpoints).chain(desired.policies.keys().copied()).map(|peer| (peer, ())).collect()
+            endpoints.chain(desired.policies.keys().copied()).map(|peer| (peer, ())).collect()
         });
         // Before that, what is merely unrecognised stays.
-        desired.settled && !peer.is_reserved() && !staying.contains_key(&peer)
+        desired.settled && !peer.is_reserved() && !desired.ipcache.mentions(peer) && !staying.contains_key(&peer)
     }
 }
 

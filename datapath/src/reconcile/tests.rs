@@ -470,7 +470,7 @@ fn a_peer_that_comes_back_at_once_is_not_at_rest() {
     let (mut reconciler, goal) = watched(&desired);
     let now = Instant::now();
     round(&mut reconciler, &desired, now);
-    let gone = Datapath { ipcache: BTreeMap::new(), ..desired.clone() };
+    let gone = Datapath { ipcache: Ipcache::default(), ..desired.clone() };
     *goal.lock().unwrap() = gone.clone();
     reconciler.round(&gone, now);
     reconciler.kernel().log.clear();

@@ -187,6 +187,12 @@ pub(crate) fn single(address: IpAddr) -> IpNetwork {
     IpNetwork::from(address)
 }
 
+/// The address of a prefix of one.
+pub(crate) fn only_address(prefix: IpNetwork) -> Option<IpAddr> {
+    let whole = Family::of_network(&prefix).bits();
+    (prefix.prefix() == whole).then(|| prefix.ip())
+}
+
 fn prefix_of(address: IpAddr, prefix: u8) -> IpNetwork {
     // A length beyond the family's cannot come up: callers pass lengths of prefixes of the same family.
     IpNetwork::new(address, prefix).unwrap_or(IpNetwork::from(address))
