@@ -8,6 +8,7 @@ pub mod config;
 pub mod datapath;
 pub mod docker;
 pub mod endpoint;
+pub mod health;
 pub mod identity;
 pub mod ipam;
 pub mod kvstore;

@@ -28,6 +28,7 @@ pub fn document() -> Value {
         crate::endpoint::EndpointCreate,
         crate::endpoint::EndpointHealth,
         crate::endpoint::LogEntry,
+        crate::health::Health,
         crate::identity::Identity,
         crate::identity::IpEntry,
         crate::ipam::Address,

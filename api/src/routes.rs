@@ -8,6 +8,8 @@ pub const CONFIG: &str = "/v1/config";
 pub const DEBUGINFO: &str = "/v1/debuginfo";
 pub const DOCKER_ENDPOINTS: &str = "/v1/docker/endpoints";
 pub const ENDPOINT: &str = "/v1/endpoint";
+pub const HEALTH: &str = "/v1/health";
+pub const HEALTH_PROBE: &str = "/v1/health/probe";
 pub const IDENTITY: &str = "/v1/identity";
 pub const IP: &str = "/v1/ip";
 pub const IPAM_ADDRESS: &str = "/v1/ipam/address";
@@ -39,6 +41,8 @@ pub const ALL: &[(&str, &str, &str)] = &[
     ("DELETE", "/v1/endpoint/{id}", "Take an endpoint down; absent is a success"),
     ("GET", "/v1/endpoint/{id}/log", "What happened to an endpoint"),
     ("GET", "/v1/endpoint/{id}/healthz", "Is an endpoint well"),
+    ("GET", "/v1/health", "Whether the nodes of the cluster reach each other"),
+    ("PUT", "/v1/health/probe", "Probe them all now, and tell"),
     ("GET", "/v1/identity", "All identities; ?label= filters, repeatable"),
     ("GET", "/v1/identity/{id}", "One identity"),
     ("GET", "/v1/ip", "Addresses and their identities"),

@@ -27,6 +27,8 @@ pub struct Status {
     pub docker_plugin: Part,
     pub datapath: Part,
     pub masquerade: Part,
+    /// How many nodes this one reaches. How others are is no fault of this agent's: it does not count for `cilium`.
+    pub cluster_health: Part,
     pub ipam: IpamStatus,
     pub node_monitor: Option<MonitorStatus>,
     pub controllers: Vec<Controller>,

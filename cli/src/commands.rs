@@ -6,6 +6,7 @@ pub mod completion;
 pub mod config;
 pub mod debuginfo;
 pub mod endpoint;
+pub mod health;
 pub mod identity;
 pub mod ip;
 pub mod kvstore;
@@ -48,6 +49,8 @@ pub enum Command {
     Status(status::Args),
     #[command(subcommand)]
     Endpoint(endpoint::Command),
+    #[command(subcommand)]
+    Health(health::Command),
     #[command(subcommand)]
     Identity(identity::Command),
     #[command(subcommand)]
@@ -102,6 +105,7 @@ impl Command {
         let done = match self {
             Command::Status(args) => return args.run(session).await,
             Command::Endpoint(command) => command.run(session).await,
+            Command::Health(command) => command.run(session).await,
             Command::Identity(command) => command.run(session).await,
             Command::Policy(command) => return command.run(session).await,
             Command::Bpf(command) => command.run(session).await,

@@ -4,6 +4,7 @@
 
 use crate::config::Config;
 use crate::controllers::Controllers;
+use crate::health::Health;
 use crate::kernel::Kernel;
 use crate::policy_store::PolicyStore;
 use crate::store::StoreStatus;
@@ -29,6 +30,8 @@ pub struct Agent {
     pub stored: watch::Receiver<StoreStatus>,
     /// `None` until the datapath has started.
     pub kernel: watch::Receiver<Option<Kernel>>,
+    /// `None`: other nodes are not probed.
+    pub health: Option<Health>,
     pub kvstore: Arc<dyn Backend>,
     pub kvstore_counters: crate::metered::Counters,
     pub policy: PolicyStore,

@@ -8,6 +8,7 @@ mod datapath;
 mod debuginfo;
 mod docker;
 mod endpoint;
+pub mod health;
 mod identity;
 mod ipam;
 mod kvstore;
@@ -163,6 +164,8 @@ async fn handle(agent: &Arc<Agent>, mut request: Request) -> Result<Response<Bod
         ("DELETE", "/v1/endpoint/{id}") => endpoint::delete(agent, &request.parameter()).await,
         ("GET", "/v1/endpoint/{id}/log") => endpoint::log(agent, &request.parameter()),
         ("GET", "/v1/endpoint/{id}/healthz") => endpoint::health(agent, &request.parameter()),
+        ("GET", "/v1/health") => health::get(agent, request.query),
+        ("PUT", "/v1/health/probe") => health::probe(agent, request.query).await,
         ("GET", "/v1/identity") => identity::list(agent, request.query),
         ("GET", "/v1/identity/{id}") => identity::get(agent, &request.parameter()),
         ("GET", "/v1/ip") => identity::ips(agent, request.query),

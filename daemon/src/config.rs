@@ -101,6 +101,8 @@ pub struct Config {
     pub docker: PathBuf,
     pub docker_plugins: PathBuf,
     pub enforcement: policy::Enforcement,
+    /// `None`: other nodes are neither probed nor answered.
+    pub health: Option<crate::health::Settings>,
     /// `None`: the family is switched off.
     pub ipv4: Option<Range<Ipv4Network>>,
     pub ipv6: Option<Range<Ipv6Network>>,
@@ -285,6 +287,7 @@ fn validate(
         ),
         ipv4: family(&mut reader, "enable-ipv4", "ipv4-range", check_ipv4, ranges::IPV4),
         ipv6: family(&mut reader, "enable-ipv6", "ipv6-range", check_ipv6, ranges::IPV6),
+        health: health(&mut reader, &kvstore),
         tunnel: tunnel(&mut reader, &kvstore),
         kvstore,
         label_filter: label_filter(&mut reader),
@@ -382,6 +385,19 @@ fn tunnel(reader: &mut Reader<'_>, kvstore: &Kvstore) -> Tunnel {
         return auto;
     }
     reader.choice("tunnel", &[("vxlan", Tunnel::Vxlan), ("disabled", Tunnel::Disabled), ("auto", auto)], auto)
+}
+
+/// Nodes that share a kvstore look after each other; alone there is nobody to look after.
+fn health(reader: &mut Reader<'_>, kvstore: &Kvstore) -> Option<crate::health::Settings> {
+    let enabled = reader.switch("enable-health-checking");
+    let port = reader.number("cluster-health-port", 1..=u32::from(u16::MAX));
+    let interval = reader.number("health-interval", 1..=3600);
+    let settings = crate::health::Settings {
+        port: u16::try_from(port).unwrap_or(u16::MAX),
+        interval: Duration::from_secs(u64::from(interval)),
+    };
+    let alone = matches!(kvstore.shared, kvstore::Config::Embedded { .. });
+    (enabled && !alone).then_some(settings)
 }
 
 fn node_ip(reader: &mut Reader<'_>) -> Option<(Option<Ipv4Addr>, Option<Ipv6Addr>)> {

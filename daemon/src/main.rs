@@ -11,6 +11,7 @@ mod cluster;
 mod config;
 mod controllers;
 mod feed;
+mod health;
 mod identities;
 mod kernel;
 mod lock;

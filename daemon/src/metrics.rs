@@ -53,6 +53,7 @@ pub async fn gather(agent: &Agent) -> String {
     kvstore(agent, &mut page);
     plugin(agent, &mut page);
     controllers(agent, &mut page);
+    health(agent, &mut page);
     kernel(agent, &mut page).await;
     page.0
 }
@@ -153,6 +154,48 @@ fn controllers(agent: &Agent, page: &mut Page) {
     }
     let failing = rows.iter().filter(|row| row.consecutive_failure_count > 0).count();
     page.single("controllers_failing", "gauge", "What the agent keeps true and is not true now", failing);
+}
+
+/// 1 and a latency for each address that answered. There is no latency of one that did not.
+fn health(agent: &Agent, page: &mut Page) {
+    let health = crate::api::health::gather(agent);
+    let mut rows: Vec<(Vec<(&str, &str)>, &api::health::Probe)> = Vec::new();
+    for node in &health.nodes {
+        let (cluster, name) = node.name.split_once('/').unwrap_or((&agent.node.cluster, &node.name));
+        let location = match (node.local, cluster == agent.node.cluster) {
+            (true, _) => "local_node",
+            (false, true) => "remote_intra_cluster",
+            (false, false) => "remote_inter_cluster",
+        };
+        for (kind, paths) in [("node", &node.host), ("endpoint", &node.health_endpoint)] {
+            for (place, path) in paths.all().enumerate() {
+                let place = if place == 0 { "primary" } else { "secondary" };
+                for (protocol, probe) in [("icmp", &path.icmp), ("http", &path.http)] {
+                    let labels = vec![
+                        ("source_cluster", agent.node.cluster.as_str()),
+                        ("source_node_name", agent.node.name.as_str()),
+                        ("target_cluster", cluster),
+                        ("target_node_name", name),
+                        ("target_node_type", location),
+                        ("target_node_ip", path.ip.as_str()),
+                        ("type", kind),
+                        ("address_type", place),
+                        ("protocol", protocol),
+                    ];
+                    rows.push((labels, probe));
+                }
+            }
+        }
+    }
+    rows.retain(|(_, probe)| probe.last_probed.is_some());
+    page.metric("node_connectivity_status", "gauge", "Whether a node answered to the last probe");
+    for (labels, probe) in &rows {
+        page.value("node_connectivity_status", labels, u8::from(probe.is_ok()));
+    }
+    page.metric("node_connectivity_latency_seconds", "gauge", "How long a node's answer to the last probe took");
+    for (labels, probe) in rows.iter().filter(|(_, probe)| probe.is_ok()) {
+        page.value("node_connectivity_latency_seconds", labels, seconds(probe.latency / 1000));
+    }
 }
 
 async fn kernel(agent: &Agent, page: &mut Page) {

@@ -24,6 +24,7 @@ use crate::cluster::{self, ClusterFeed};
 use crate::config::{Config, Tunnel};
 use crate::controllers::Controllers;
 use crate::feed::PolicyFeed;
+use crate::health::{self, Health, Prober, Responder};
 use crate::identities::IdentityAllocation;
 use crate::kernel::Kernel;
 use crate::lock::FolderLock;
@@ -43,6 +44,7 @@ use kvstore::session::{self, Session};
 use kvstore::{Backend, Opened};
 use model::Identity;
 use state::{Input, Outputs, State};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tasks::Tasks;
@@ -185,6 +187,7 @@ async fn start(
     };
     life.working.spawn_infallible("local store", |shutdown| store_writer.run(shutdown));
     let (notices, regenerations) = watch_endpoints(&outputs, &mut life.working);
+    let health = start_health(&config, &node, &outputs, &controllers, &mut life.working);
     let (kernel_sender, kernel) = watch::channel(None);
     let agent = Arc::new(Agent {
         started,
@@ -193,6 +196,7 @@ async fn start(
         outputs: outputs.clone(),
         stored: stored_reader,
         kernel,
+        health,
         kvstore: Arc::clone(&stores.shared),
         kvstore_counters: Arc::clone(&stores.counters),
         policy: PolicyStore::new(Arc::clone(&stores.shared)),
@@ -322,6 +326,26 @@ fn watch_endpoints(
         Notices { outputs: outputs.clone(), sender: sender.clone(), regenerations: Arc::clone(&regenerations) };
     working.spawn_infallible("notices", |shutdown| notices.run(shutdown));
     (sender, regenerations)
+}
+
+/// Answers to the probes of other nodes, and probes them.
+fn start_health(
+    config: &Config,
+    node: &Node,
+    outputs: &watch::Receiver<Arc<Outputs>>,
+    controllers: &Controllers,
+    working: &mut Tasks,
+) -> Option<Health> {
+    let settings: health::Settings = config.health?;
+    let own = node.ipv4.map(IpAddr::V4).into_iter().chain(node.ipv6.map(IpAddr::V6));
+    let responder = Responder {
+        addresses: own.map(|address| SocketAddr::new(address, settings.port)).collect(),
+        controllers: controllers.clone(),
+    };
+    working.spawn_infallible("health responder", |shutdown| responder.run(shutdown));
+    let (prober, health) = Prober::new(settings, node, outputs.clone());
+    working.spawn_infallible("health prober", |shutdown| prober.run(shutdown));
+    Some(health)
 }
 
 /// Everything that lives in the kvstore: policy, identities, other nodes, and what this node shows them.

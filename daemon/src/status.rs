@@ -37,6 +37,7 @@ pub async fn gather(agent: &Agent) -> Status {
         .max_by_key(|part| part.state == State::Failure)
         .cloned();
     Status {
+        cluster_health: cluster_health(agent),
         cilium: worst.unwrap_or_else(|| part(State::Ok, "OK")),
         kvstore,
         container_runtime,
@@ -81,6 +82,27 @@ fn waiting(outputs: &Outputs) -> String {
         [] => String::new(),
         [one] => format!("; endpoint {one} waits for an identity until it answers"),
         many => format!("; {} endpoints wait for an identity until it answers: {}", many.len(), many.join(", ")),
+    }
+}
+
+fn cluster_health(agent: &Agent) -> Part {
+    let health = crate::api::health::gather(agent);
+    if !health.enabled {
+        return part(State::Disabled, "other nodes are not probed");
+    }
+    let (reachable, all) = (health.reachable(), health.nodes.len());
+    let lost: Vec<_> = health.nodes.iter().filter(|node| node.is_probed() && !node.is_reachable()).collect();
+    let unprobed = all - reachable - lost.len();
+    let mut msg = format!("{reachable}/{all} reachable");
+    if unprobed > 0 {
+        msg += &format!(", {unprobed} not probed yet");
+    }
+    if let Some(timestamp) = &health.timestamp {
+        msg += &format!("   ({timestamp}, every {:.0}s)", health.probe_interval);
+    }
+    match lost.is_empty() {
+        true => part(State::Ok, msg),
+        false => part(State::Warning, msg),
     }
 }
 

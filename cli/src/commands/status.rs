@@ -1,9 +1,10 @@
 //! `cilium status`: is everything well. The agent judges; this only lays it out.
 
-use super::{Outcome, Session};
+use super::{Outcome, Session, health};
 use crate::failure::Failure;
 use crate::render::cell::row;
 use crate::render::{BOLD, Cell, GREEN, Layout, Page, RED, Table, YELLOW};
+use api::health::Health;
 use api::status::{Controller, IpamStatus, MonitorStatus, Part, PluginCall, PoolUse, State, Status};
 use std::net::IpAddr;
 
@@ -25,6 +26,9 @@ pub struct Args {
     /// List every controller, not only those that fail
     #[arg(long)]
     all_controllers: bool,
+    /// Show which nodes of the cluster are reached
+    #[arg(long)]
+    all_health: bool,
 }
 
 /// Column of the texts beside the labels.
@@ -43,7 +47,15 @@ impl Args {
             controllers: self.verbose || self.all_controllers,
             everything: self.verbose,
         };
-        session.out.show(&status, |status| if self.brief { brief(status).into() } else { page(status, detail) })?;
+        let health = if (self.verbose || self.all_health) && !session.out.is_json() {
+            Some(session.agent.get("tell how the nodes are", api::routes::HEALTH).await?)
+        } else {
+            None
+        };
+        session.out.show(&status, |status| match self.brief {
+            true => brief(status).into(),
+            false => page(status, detail, health.as_ref()),
+        })?;
         Ok(if status.cilium.state == State::Failure { Outcome::Unwell } else { Outcome::Done })
     }
 }
@@ -77,7 +89,7 @@ fn brief(status: &Status) -> Cell {
     Cell::from(format!("{word} in {probe}: {}", part.msg))
 }
 
-fn page(status: &Status, detail: Detail) -> Page {
+fn page(status: &Status, detail: Detail, health: Option<&Health>) -> Page {
     let mut page = Page::default();
     let mut head = Table::new(LABELS);
     head.row([Cell::from("KVStore:"), part(&status.kvstore)]);
@@ -104,7 +116,11 @@ fn page(status: &Status, detail: Detail) -> Page {
         tail.row(row!["Node:", format!("{} (cluster {})", status.node, status.cluster)]);
         tail.row(row!["Version:", format!("{}, up for {}", status.version, duration(status.uptime))]);
     }
+    tail.row([Cell::from("Cluster health:"), cluster_health(&status.cluster_health)]);
     page.table(tail);
+    if let Some(health) = health.filter(|health| health.enabled) {
+        page.table(health::table(health));
+    }
     if detail.everything {
         plugin_calls(&mut page, &status.plugin_calls);
     }
@@ -120,6 +136,14 @@ fn part(part: &Part) -> Cell {
     };
     let cell = Cell::styled(name, style);
     if part.msg.is_empty() { cell } else { cell.then("   ").then(&part.msg) }
+}
+
+fn cluster_health(health: &Part) -> Cell {
+    match health.state {
+        State::Disabled => part(health),
+        State::Ok => Cell::styled(&health.msg, GREEN),
+        State::Warning | State::Failure => Cell::styled(&health.msg, YELLOW),
+    }
 }
 
 fn node_monitor(table: &mut Table, monitor: Option<&MonitorStatus>) {

@@ -178,3 +178,13 @@ fn a_node_has_one_address_of_each_family() {
         assert_eq!(faults(&["--node-ip", text]).len(), 1, "{text}");
     }
 }
+
+#[test]
+fn nodes_of_a_cluster_look_after_each_other_and_one_alone_does_not() {
+    let etcd = ["--kvstore=etcd", "--kvstore-opt=etcd.address=http://192.0.2.1:2379"];
+    let health = |more: &[&str]| load_with(&[&etcd[..], more].concat()).unwrap().health;
+    assert_eq!(health(&[]).map(|health| (health.port, health.interval.as_secs())), Some((4240, 60)));
+    assert_eq!(health(&["--enable-health-checking=false"]), None);
+    assert_eq!(load_with(&["--enable-health-checking"]).unwrap().health, None);
+    assert_eq!(faults(&["--cluster-health-port=0", "--health-interval=0", "--enable-health-checking=x"]).len(), 3);
+}

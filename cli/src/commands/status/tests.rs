@@ -27,6 +27,7 @@ fn status() -> Status {
         docker_plugin: ok("/run/docker/plugins/cilium.sock"),
         datapath: ok("tcx"),
         masquerade: Part { state: State::Disabled, msg: String::new() },
+        cluster_health: ok("3/3 reachable   (2026-11-21T00:00:00.000Z, every 66s)"),
         ipam: IpamStatus {
             ipv4: Some(PoolUse { pool: "10.15.0.0/16".into(), allocated: 3, capacity: "65533".into() }),
             ipv6: Some(PoolUse { pool: "f00d::a0f:0:0:0/112".into(), allocated: 1, capacity: "65535".into() }),
@@ -74,13 +75,14 @@ Controller Status:      1/2 healthy
   Name       Last success   Last error   Count   Message
   identity   12s ago        1h2m5s ago   2       no space left
 Policy:                 revision 3, kernel at state 40 of 40
+Cluster health:         3/3 reachable   (2026-11-21T00:00:00.000Z, every 66s)
 ";
-    assert_eq!(plain(page(&status(), Detail::default())), expected);
+    assert_eq!(plain(page(&status(), Detail::default(), None)), expected);
 }
 
 #[test]
 fn everything() {
-    let text = plain(page(&status(), Detail { addresses: true, controllers: true, everything: true }));
+    let text = plain(page(&status(), Detail { addresses: true, controllers: true, everything: true }, None));
     let expected = "\
 Allocated addresses:
   10.15.0.1 (router)
@@ -94,6 +96,7 @@ Controller Status:      1/2 healthy
 Policy:                 revision 3, kernel at state 40 of 40
 Node:                   k1 (cluster default)
 Version:                0.1.0, up for 2m5s
+Cluster health:         3/3 reachable   (2026-11-21T00:00:00.000Z, every 66s)
 Plugin calls:
   Method               Calls   Errors   Last       Longest
   NetworkDriver.Join   3       1        2.045 ms   13.000 ms
@@ -107,7 +110,7 @@ fn monitor_and_addresses_may_be_off() {
     status.node_monitor = None;
     status.ipam = IpamStatus { ipv4: None, ipv6: None, allocations: Default::default() };
     status.realised_revision = 39;
-    let text = plain(page(&status, Detail::default()));
+    let text = plain(page(&status, Detail::default(), None));
     assert!(text.contains("NodeMonitor:            Disabled\nIPAM:                   Disabled\n"), "{text}");
     assert!(text.contains("kernel at state 39 of 40"), "{text}");
 }

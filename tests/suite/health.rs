@@ -1,0 +1,77 @@
+//! Nodes look after each other: who is reached, who is not, and that it heals.
+
+use anyhow::{Context, Result, ensure};
+use lab::{Engine, Nodes, World, eventually};
+use serde_json::Value;
+use std::time::Duration;
+
+/// The word of one node about another.
+fn health_of(world: &World, name: &str) -> Result<Value> {
+    let health = world.agent.cilium_json(&["health", "status"])?;
+    let node = health["nodes"].as_array().context("no nodes")?.iter().find(|node| node["name"] == name).cloned();
+    node.with_context(|| format!("{name} is not in {health}"))
+}
+
+/// Every address of a node, with who it is and how its probes went.
+fn paths(node: &Value) -> Vec<(&'static str, &Value)> {
+    let of = |end: &'static str| {
+        let secondary = node[end]["secondary-addresses"].as_array().into_iter().flatten();
+        let primary = Some(&node[end]["primary-address"]).filter(|path| !path.is_null());
+        primary.into_iter().chain(secondary).map(move |path| (end, path))
+    };
+    of("host").chain(of("health-endpoint")).collect()
+}
+
+fn is_reached(path: &Value) -> bool {
+    ["icmp", "http"].iter().all(|kind| path[kind]["status"] == "" && path[kind]["lastProbed"].is_string())
+}
+
+/// Waits until the node says that all are reached.
+fn all_reached(world: &World, count: usize) -> Result<()> {
+    eventually(Duration::from_secs(60), "all nodes to be reached", || {
+        let health = world.agent.cilium_json(&["health", "status"])?;
+        let nodes = health["nodes"].as_array().context("no nodes")?;
+        let all = || nodes.iter().flat_map(paths);
+        ensure!(nodes.len() == count && all().all(|(_, path)| is_reached(path)), "{health:#}");
+        Ok(())
+    })
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_node_that_is_cut_off_is_seen_to_be_and_heals() -> Result<()> {
+    let nodes = Nodes::start(&Engine::installed(), 2, &["--tunnel", "vxlan", "--health-interval", "1"])?;
+    nodes.know_each_other()?;
+    let [one, two] = nodes.worlds.as_slice() else { anyhow::bail!("two nodes are needed") };
+    for world in [one, two] {
+        all_reached(world, 2)?;
+        let status = world.agent.cilium(&["status", "--all-health"])?;
+        ensure!(status.contains("2/2 reachable") && status.contains("(localhost)"), "{status}");
+    }
+    // Both families, of the node.
+    let node = health_of(one, "node2")?;
+    let ips: Vec<_> = paths(&node).iter().map(|(end, path)| (*end, path["ip"].to_string())).collect();
+    for ip in ["\"172.31.78.12\"", "\"fd78::12\""] {
+        ensure!(ips.contains(&("host", ip.to_owned())), "{ips:?}");
+    }
+    // Told at once, not when the next probe is due.
+    let probed = one.agent.cilium(&["health", "status", "--probe"])?;
+    ensure!(probed.contains("Reachable:    2/2"), "{probed}");
+
+    nodes.hub.run(&["ip", "link", "set", "node2", "down"])?;
+    eventually(Duration::from_secs(60), "node 2 to be seen as cut off", || {
+        let node = health_of(one, "node2")?;
+        ensure!(paths(&node).iter().all(|(_, path)| !is_reached(path)), "{node:#}");
+        ensure!(paths(&node).iter().all(|(_, path)| path["icmp"]["lastSuccess"].is_string()), "{node:#}");
+        let status = one.agent.cilium(&["status"])?;
+        ensure!(status.contains("1/2 reachable"), "{status}");
+        Ok(())
+    })?;
+    let metrics = one.agent.cilium(&["metrics", "list"])?;
+    ensure!(metrics.contains("node_connectivity_status"), "{metrics}");
+    nodes.hub.run(&["ip", "link", "set", "node2", "up"])?;
+    for world in [one, two] {
+        all_reached(world, 2)?;
+    }
+    Ok(())
+}
