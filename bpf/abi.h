@@ -150,6 +150,11 @@ struct vtep {
 
 /* cilium_node_map: underlay addresses from which tunnelled packets are believed; the value says nothing. */
 
+/* Who puts packets into Geneve and takes them out: nobody, a device of the kernel's, or the programs themselves. */
+#define GENEVE_NONE 0
+#define GENEVE_DEVICE 1
+#define GENEVE_PROGRAMS 2
+
 /* ---- cilium_ct4_global, cilium_ct6_global: LRU_HASH, ct?_key -> ct_entry ------------------------------------------- */
 
 /*
@@ -256,7 +261,10 @@ enum monitor_level {
 struct runtime {
 	__u32 ipcache_generation; /* raise it after each change of the ipcache: flows with one end elsewhere are judged again */
 	__u32 monitor; /* enum monitor_level */
-	__u32 pad[14];
+	/* What this node's packets through a tunnel without a device have as outer source; all 0: not known. */
+	__be32 tunnel4;
+	__u8 tunnel6[16];
+	__u32 pad[9];
 };
 
 /* ---- cilium_events: RINGBUF of event ------------------------------------------------------------------------------- */
@@ -315,16 +323,20 @@ enum drop_reason {
 	DROP_POLICY_DENIED = 133, /* no entry allows it */
 	DROP_INVALID_PACKET = 134, /* cut short or malformed up to the network header */
 	DROP_CT_INVALID_HEADER = 135, /* cut short within the transport header */
+	DROP_TOO_LONG = 136, /* longer with its outer headers than what the way to the other node takes */
 	DROP_CT_UNKNOWN_PROTOCOL = 137, /* no TCP, UDP, SCTP or ICMP */
 	DROP_UNSUPPORTED_L3 = 139, /* an ethertype beside IPv4, IPv6, ARP */
 	DROP_WRITE_ERROR = 141, /* the packet could not be changed or enlarged */
+	DROP_TUNNEL_KEY = 147, /* a tunnel header that is not understood */
 	DROP_UNROUTABLE = 151, /* between an internal network and the outside, or to an endpoint that is gone or unheard of */
 	DROP_NO_ENDPOINT = 152, /* to the device of an empty slot; out of the tunnel for nobody here */
 	DROP_CT_INSERT_FAILED = 155,
 	DROP_INVALID_EXTENSION = 156, /* an IPv6 extension header chain too long or malformed */
+	DROP_FRAGMENTED = 157, /* a piece of a tunnel packet: it cannot be put together before it is opened */
 	DROP_UNKNOWN_CT_STATE = 163, /* an ICMP error about no flow that is known */
 	DROP_NO_POLICY = 165, /* the endpoint's policy id has no header */
 	DROP_UNSUPPORTED_L2 = 166, /* no Ethernet II frame, or ARP that makes no sense */
+	DROP_NO_FIB = 169, /* the host has no way to the other node */
 	DROP_ENCAPSULATION = 170, /* UDP to a tunnel port */
 	DROP_INVALID_IDENTITY = 171, /* out of the tunnel: an identity that another node's endpoints cannot have */
 	DROP_UNKNOWN_SENDER = 172, /* from the device of an empty slot; out of the tunnel, but not from a known node */

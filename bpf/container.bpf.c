@@ -9,6 +9,11 @@
  *     container <--- to_container  <--- host's stack
  *     container <--- from_overlay  <--- tunnel device        (what is for the host: its stack)
  *     tunnel    <--- to_overlay    <--- host's stack
+ *
+ * Where the kernel has no device for the tunnel's format the programs speak it (geneve.h), and another is on the devices
+ * by which other nodes are reached:
+ *
+ *     container <--- from_underlay <--- uplink               (what is for the host: its stack, by the tunnel device)
  */
 #include "lib/arp.h"
 #include "lib/enter.h"
@@ -71,9 +76,12 @@ SEC("classifier/to_container") int to_container(struct __sk_buff *skb)
 SEC("classifier/from_overlay") int from_overlay(struct __sk_buff *skb)
 {
 	struct packet p = { .point = POINT_TO_ENDPOINT, .direction = DIRECTION_INGRESS };
-	__u32 reason = tunnel_sender(skb, &p);
+	__u32 reason;
 	__be16 type;
 
+	if (geneve == GENEVE_PROGRAMS)
+		return overlay_opened(skb, &p);
+	reason = tunnel_sender(skb, &p);
 	if (unlikely(reason))
 		return drop(skb, &p, reason);
 	type = skb->vlan_present ? 0 : ethertype(skb);
@@ -89,7 +97,7 @@ SEC("classifier/to_overlay") int to_overlay(struct __sk_buff *skb)
 	struct packet p = { .point = POINT_TO_STACK, .direction = DIRECTION_EGRESS };
 	__be16 type;
 
-	if (likely(tunnel_is_addressed(skb)))
+	if (geneve != GENEVE_PROGRAMS && likely(tunnel_is_addressed(skb)))
 		return TC_ACT_OK;
 	type = skb->vlan_present ? 0 : ethertype(skb);
 	if (type == bpf_htons(ETH_P_IP))
@@ -97,6 +105,24 @@ SEC("classifier/to_overlay") int to_overlay(struct __sk_buff *skb)
 	if (type == bpf_htons(ETH_P_IPV6))
 		return overlay_out(skb, &p, true);
 	return drop(skb, &p, reason_for_ethertype(type));
+}
+
+/* On other people's devices: what is not for our tunnel goes on as if this were not here. */
+SEC("classifier/from_underlay") int from_underlay(struct __sk_buff *skb)
+{
+	struct packet p = { .point = POINT_TO_ENDPOINT, .direction = DIRECTION_INGRESS };
+	struct geneve_found found = {};
+	__u32 reason;
+
+	if (skb->vlan_present || skb->pkt_type != PACKET_HOST)
+		return TC_ACT_UNSPEC;
+	if (skb->protocol == bpf_htons(ETH_P_IP) ? !geneve_find(skb, &found, false) :
+	    skb->protocol != bpf_htons(ETH_P_IPV6) || !geneve_find(skb, &found, true))
+		return TC_ACT_UNSPEC;
+	reason = geneve_open(skb, &p, &found);
+	if (unlikely(reason))
+		return drop(skb, &p, reason);
+	return p.family == FAMILY_IPV6 ? overlay_carried(skb, &p, true) : overlay_carried(skb, &p, false);
 }
 
 /* Never attached. Run by user space, its result is the clock of conntrack: jiffies, which nothing else tells exactly. */

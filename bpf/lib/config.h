@@ -14,6 +14,9 @@ volatile const __u32 lxc_ifindex_base = LXC_IFINDEX_BASE;
 volatile const __u32 vxlan_port = 8472;
 volatile const __u32 geneve_port = 6081;
 
+/* GENEVE_*: who speaks Geneve to other nodes. */
+volatile const __u32 geneve = GENEVE_NONE;
+
 /* Lifetimes of flows without packets; the numbers are Cilium's. */
 volatile const __u32 ct_timeout_tcp = 8000 * DEFAULT_HZ;
 volatile const __u32 ct_timeout_tcp_syn = 60 * DEFAULT_HZ;

@@ -5,6 +5,7 @@
 
 #include "drop.h"
 #include "endpoints.h"
+#include "geneve.h"
 #include "tunnel.h"
 
 /* One hop less; false when none is left. IPv4's checksum follows (RFC 1624). */
@@ -67,15 +68,17 @@ __noinline int deliver_to_node(struct __sk_buff *skb, struct packet *p)
 
 	if (!p)
 		return TC_ACT_SHOT;
-	vtep = tunnel_find(&p->destination, p->family);
-	if (!vtep)
-		return drop(skb, p, DROP_UNROUTABLE);
 	v6 = is_ipv6(p);
 	ip = packet_start(skb) + ETH_HLEN;
 	if (ip + (v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) > packet_end(skb))
 		return drop(skb, p, DROP_INVALID_PACKET);
 	if (unlikely(!(v6 ? take_hop6(ip) : take_hop4(ip))))
 		return deliver_to_stack(skb);
+	if (geneve == GENEVE_PROGRAMS)
+		return geneve_send(skb, p);
+	vtep = tunnel_find(&p->destination, p->family);
+	if (!vtep)
+		return drop(skb, p, DROP_UNROUTABLE);
 	if (unlikely(tunnel_address(skb, vtep, p->source_identity)))
 		return drop(skb, p, DROP_WRITE_ERROR);
 	count(REASON_FORWARDED, DIRECTION_EGRESS, skb->len);

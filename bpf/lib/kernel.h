@@ -37,8 +37,12 @@ HELPER(long, skb_change_tail, struct __sk_buff *skb, __u32 length, __u64 flags);
 HELPER(long, skb_change_type, struct __sk_buff *skb, __u32 type);
 HELPER(long, skb_get_tunnel_key, struct __sk_buff *skb, struct bpf_tunnel_key *key, __u32 size, __u64 flags);
 HELPER(long, skb_set_tunnel_key, struct __sk_buff *skb, const struct bpf_tunnel_key *key, __u32 size, __u64 flags);
+HELPER(long, skb_adjust_room, struct __sk_buff *skb, __s32 difference, __u32 mode, __u64 flags);
+HELPER(__u32, get_hash_recalc, struct __sk_buff *skb);
+HELPER(long, fib_lookup, void *context, struct bpf_fib_lookup *lookup, int size, __u32 flags);
 HELPER(long, redirect, __u32 ifindex, __u64 flags);
 HELPER(long, redirect_peer, __u32 ifindex, __u64 flags);
+HELPER(long, redirect_neigh, __u32 ifindex, struct bpf_redir_neigh *next_hop, int size, __u64 flags);
 HELPER(void *, ringbuf_reserve, void *ringbuf, __u64 size, __u64 flags);
 HELPER(void, ringbuf_submit, void *record, __u64 flags);
 

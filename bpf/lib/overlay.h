@@ -120,6 +120,24 @@ static __always_inline int overlay_in(struct __sk_buff *skb, struct packet *p, c
 	return overlay_slowly(skb, p);
 }
 
+/* What came in the programs' own Geneve: the same, but that the stack gets its part by the tunnel device. */
+static __always_inline int overlay_carried(struct __sk_buff *skb, struct packet *p, const bool v6)
+{
+	int action = overlay_in(skb, p, v6);
+
+	return action == TC_ACT_OK ? geneve_to_stack(skb) : action;
+}
+
+/* What comes in on the tunnel device of the programs' own Geneve: overlay_carried has sent it, or nobody. */
+static __always_inline int overlay_opened(struct __sk_buff *skb, struct packet *p)
+{
+	if (!geneve_has_opened(skb))
+		return drop(skb, p, DROP_UNKNOWN_SENDER);
+	/* The inner hardware address is nobody's; stacks take only what is theirs. */
+	bpf_skb_change_type(skb, PACKET_HOST);
+	return TC_ACT_OK;
+}
+
 /*
  * Whose the packet is that the stack routes into the tunnel: the host's own, a container's answer that the host translated
  * and gives as its own, a container's under its own address. 0: for anybody else this node does not speak.
@@ -151,6 +169,8 @@ static __always_inline int overlay_out(struct __sk_buff *skb, struct packet *p, 
 	p->source_identity = overlay_speaker(skb, p);
 	if (!p->source_identity)
 		return drop(skb, p, DROP_INVALID_SOURCE);
+	if (geneve == GENEVE_PROGRAMS)
+		return geneve_send(skb, p);
 	vtep = tunnel_find(&p->destination, p->family);
 	if (!vtep)
 		return drop(skb, p, DROP_UNROUTABLE);

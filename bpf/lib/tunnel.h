@@ -22,6 +22,10 @@ MAP(cilium_node_map, BPF_MAP_TYPE_HASH, struct ipcache_key, __u32, TUNNEL_ENTRIE
 /* What kernels before 6.0 know of struct bpf_tunnel_key. */
 #define TUNNEL_KEY_SIZE offsetof(struct bpf_tunnel_key, local_ipv4)
 
+/* In bpf_tunnel_key.tunnel_flags, where the kernel is asked for them (6.0): Geneve's two flags. */
+#define TUNNEL_CONTROL 0x0200
+#define TUNNEL_CRITICAL 0x0400
+
 static __always_inline __u32 tunnel_ifindex(void)
 {
 	return ifindex_of_slot(0);
@@ -79,26 +83,35 @@ static __always_inline __u32 tunnel_identity(__u32 claimed)
 	}
 }
 
-/* Reads the tunnel key: the sending node must be known, and the identity one that it may claim. 0, or why to drop. */
+/* The sending node must be known, and the identity one that it may claim; 0, or why to drop. */
+static __always_inline __u32 tunnel_believe(struct packet *p, const struct ipcache_key *node, __u32 claimed)
+{
+	if (!bpf_map_lookup_elem(&cilium_node_map, node))
+		return DROP_UNKNOWN_SENDER;
+	p->source_identity = tunnel_identity(claimed);
+	return p->source_identity ? 0 : DROP_INVALID_IDENTITY;
+}
+
+/* Reads who sends what out of the tunnel key; 0, or why to drop. */
 static __always_inline __u32 tunnel_sender(struct __sk_buff *skb, struct packet *p)
 {
+	const __u64 flags = geneve == GENEVE_DEVICE ? BPF_F_TUNINFO_FLAGS : 0;
 	struct bpf_tunnel_key key = {};
 	struct ipcache_key node = {};
 
-	if (!bpf_skb_get_tunnel_key(skb, &key, TUNNEL_KEY_SIZE, 0)) {
+	if (!bpf_skb_get_tunnel_key(skb, &key, TUNNEL_KEY_SIZE, flags)) {
 		node.family = FAMILY_IPV4;
 		key.remote_ipv4 = bpf_htonl(key.remote_ipv4);
 		memcpy(node.address, &key.remote_ipv4, sizeof(key.remote_ipv4));
-	} else if (!bpf_skb_get_tunnel_key(skb, &key, TUNNEL_KEY_SIZE, BPF_F_TUNINFO_IPV6)) {
+	} else if (!bpf_skb_get_tunnel_key(skb, &key, TUNNEL_KEY_SIZE, flags | BPF_F_TUNINFO_IPV6)) {
 		node.family = FAMILY_IPV6;
 		memcpy(node.address, key.remote_ipv6, sizeof(key.remote_ipv6));
 	} else {
 		return DROP_UNKNOWN_SENDER;
 	}
-	if (!bpf_map_lookup_elem(&cilium_node_map, &node))
-		return DROP_UNKNOWN_SENDER;
-	p->source_identity = tunnel_identity(key.tunnel_id);
-	return p->source_identity ? 0 : DROP_INVALID_IDENTITY;
+	if (geneve == GENEVE_DEVICE && (key.tunnel_flags & bpf_htons(TUNNEL_CRITICAL | TUNNEL_CONTROL)))
+		return DROP_TUNNEL_KEY;
+	return tunnel_believe(p, &node, key.tunnel_id);
 }
 
 /* Whether the packet has been told where to go. */

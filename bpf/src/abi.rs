@@ -32,6 +32,9 @@ pub const POLICY_CLASSES: u32 = 18;
 pub const POLICY_KEY_EGRESS: u32 = 128;
 pub const POLICY_DENY: u32 = 1;
 pub const IPCACHE_LPM_FAMILY_BITS: u32 = 32;
+pub const GENEVE_NONE: u32 = 0;
+pub const GENEVE_DEVICE: u32 = 1;
+pub const GENEVE_PROGRAMS: u32 = 2;
 pub const CT_ASKER_NONE: u32 = 0;
 pub const CT_ASKER_A: u32 = 1;
 pub const CT_ASKER_B: u32 = 2;
@@ -345,7 +348,9 @@ pub type MonitorLevel = u32;
 pub struct Runtime {
     pub ipcache_generation: u32,
     pub monitor: u32,
-    pub pad: [u32; 14usize],
+    pub tunnel4: Be32,
+    pub tunnel6: [u8; 16usize],
+    pub pad: [u32; 9usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -353,7 +358,9 @@ const _: () = {
     ["Alignment of Runtime"][::core::mem::align_of::<Runtime>() - 4usize];
     ["Offset of field: Runtime::ipcache_generation"][::core::mem::offset_of!(Runtime, ipcache_generation) - 0usize];
     ["Offset of field: Runtime::monitor"][::core::mem::offset_of!(Runtime, monitor) - 4usize];
-    ["Offset of field: Runtime::pad"][::core::mem::offset_of!(Runtime, pad) - 8usize];
+    ["Offset of field: Runtime::tunnel4"][::core::mem::offset_of!(Runtime, tunnel4) - 8usize];
+    ["Offset of field: Runtime::tunnel6"][::core::mem::offset_of!(Runtime, tunnel6) - 12usize];
+    ["Offset of field: Runtime::pad"][::core::mem::offset_of!(Runtime, pad) - 28usize];
 };
 pub const EVENT_DROP: EventKind = 1;
 pub const EVENT_TRACE: EventKind = 4;
@@ -433,16 +440,20 @@ pub const DROP_INVALID_SOURCE: DropReason = 132;
 pub const DROP_POLICY_DENIED: DropReason = 133;
 pub const DROP_INVALID_PACKET: DropReason = 134;
 pub const DROP_CT_INVALID_HEADER: DropReason = 135;
+pub const DROP_TOO_LONG: DropReason = 136;
 pub const DROP_CT_UNKNOWN_PROTOCOL: DropReason = 137;
 pub const DROP_UNSUPPORTED_L3: DropReason = 139;
 pub const DROP_WRITE_ERROR: DropReason = 141;
+pub const DROP_TUNNEL_KEY: DropReason = 147;
 pub const DROP_UNROUTABLE: DropReason = 151;
 pub const DROP_NO_ENDPOINT: DropReason = 152;
 pub const DROP_CT_INSERT_FAILED: DropReason = 155;
 pub const DROP_INVALID_EXTENSION: DropReason = 156;
+pub const DROP_FRAGMENTED: DropReason = 157;
 pub const DROP_UNKNOWN_CT_STATE: DropReason = 163;
 pub const DROP_NO_POLICY: DropReason = 165;
 pub const DROP_UNSUPPORTED_L2: DropReason = 166;
+pub const DROP_NO_FIB: DropReason = 169;
 pub const DROP_ENCAPSULATION: DropReason = 170;
 pub const DROP_INVALID_IDENTITY: DropReason = 171;
 pub const DROP_UNKNOWN_SENDER: DropReason = 172;

@@ -48,11 +48,13 @@ pub mod program {
     pub const FROM_OVERLAY: &str = "from_overlay";
     /// tcx egress of the tunnel device: what the host's stack sends to pods of other nodes.
     pub const TO_OVERLAY: &str = "to_overlay";
+    /// tcx ingress of a device that carries an address of the node's: where programs speak Geneve, what other nodes sent.
+    pub const FROM_UNDERLAY: &str = "from_underlay";
     /// Never attached: run by test_run it returns the low 32 bits of jiffies, the clock of `abi::CtEntry::seen`.
     pub const CLOCK: &str = "clock";
 
     /// Every program of `CONTAINER`.
-    pub const ALL: [&str; 5] = [FROM_CONTAINER, TO_CONTAINER, FROM_OVERLAY, TO_OVERLAY, CLOCK];
+    pub const ALL: [&str; 6] = [FROM_CONTAINER, TO_CONTAINER, FROM_OVERLAY, TO_OVERLAY, FROM_UNDERLAY, CLOCK];
 }
 
 /// Constants of the programs that the loader sets (`volatile const`, `u32` each); times are in jiffies.
@@ -62,6 +64,8 @@ pub mod knob {
     /// UDP ports, host order, that a container may not send to; 0: none. Unset 8472 and 6081.
     pub const VXLAN_PORT: &str = "vxlan_port";
     pub const GENEVE_PORT: &str = "geneve_port";
+    /// `abi::GENEVE_*`: who speaks Geneve to other nodes; unset nobody.
+    pub const GENEVE: &str = "geneve";
     /// How long a flow without packets lives: TCP that both sides have spoken on (unset 8000 s at 250 Hz) ...
     pub const CT_TIMEOUT_TCP: &str = "ct_timeout_tcp";
     /// ... TCP that only one side has spoken on (60 s) ...

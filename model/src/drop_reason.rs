@@ -9,7 +9,7 @@ pub struct DropReason(pub u8);
 /// The first code that means a drop; below it stand the reasons of forwarding.
 pub const FIRST_DROP: u8 = 130;
 
-const TEXTS: [(u8, &str); 48] = [
+const TEXTS: [(u8, &str); 49] = [
     (0, "Success"),
     (2, "Invalid packet"),
     (3, "Interface"),
@@ -32,6 +32,7 @@ const TEXTS: [(u8, &str); 48] = [
     (144, "Unknown ICMPv4 type"),
     (145, "Unknown ICMPv6 code"),
     (146, "Unknown ICMPv6 type"),
+    (147, "Error retrieving tunnel key"),
     (150, "Unknown L3 target address"),
     (151, "Stale or unroutable IP"),
     (152, "No matching local container found"),

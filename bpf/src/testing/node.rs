@@ -57,6 +57,8 @@ pub struct Ran {
     pub packet: Vec<u8>,
 }
 
+/// Left to whoever is next.
+pub const ACT_UNSPEC: i32 = -1;
 /// Delivered.
 pub const ACT_OK: i32 = 0;
 /// Dropped.
@@ -212,6 +214,11 @@ impl Node {
     /// Runs a program once on the device of `slot`.
     pub fn run(&mut self, name: &str, slot: u32, from: u32, packet: &[u8]) -> anyhow::Result<Ran> {
         let ifindex = self.device(slot)?;
+        self.run_on(name, ifindex, from, packet)
+    }
+
+    /// Runs a program once on a device that is there.
+    pub fn run_on(&self, name: &str, ifindex: u32, from: u32, packet: &[u8]) -> anyhow::Result<Ran> {
         let mut out = vec![0; packet.len() + ROOM];
         let result = self
             .program(name)?

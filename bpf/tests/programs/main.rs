@@ -6,6 +6,7 @@ mod conntrack;
 mod differential;
 mod events;
 mod fragments;
+mod geneve;
 mod headers;
 mod icmp;
 mod layout;

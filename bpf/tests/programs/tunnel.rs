@@ -10,16 +10,16 @@ use model::{Direction, Identity, PolicyMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A container of another node.
-const REMOTE: Identity = Identity(2007);
+pub const REMOTE: Identity = Identity(2007);
 /// The number of the tunnel device.
 const TUNNEL: u32 = abi::LXC_IFINDEX_BASE;
 
 /// The other node's underlay addresses: the outer family has nothing to do with the inner one.
-fn peers() -> [IpAddr; 2] {
+pub fn peers() -> [IpAddr; 2] {
     [Ipv4Addr::new(172, 31, 0, 2).into(), Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 2).into()]
 }
 
-fn remote(family: Family) -> IpAddr {
+pub fn remote(family: Family) -> IpAddr {
     match family {
         Family::V4 => Ipv4Addr::new(10, 15, 2, 7).into(),
         Family::V6 => Ipv6Addr::new(0xf00d, 0, 0, 0, 0, 0, 0x2a0f, 7).into(),
@@ -40,7 +40,7 @@ fn vtep(address: IpAddr) -> abi::Vtep {
 }
 
 /// The other node and its container are known.
-fn with_peer(mut world: World) -> World {
+pub fn with_peer(mut world: World) -> World {
     let [peer, _] = peers();
     for address in peers() {
         world.node.set_node(ipcache_key(address)).unwrap();
@@ -65,11 +65,11 @@ fn carried(world: &mut World, from: IpAddr, identity: Identity, packet: &Packet)
 }
 
 /// The remote container calls port 80 of A.
-fn call(family: Family, flags: u8) -> Packet {
+pub fn call(family: Family, flags: u8) -> Packet {
     Packet::tcp((remote(family), 5000), (family.of(A), 80), flags)
 }
 
-fn answer(family: Family, flags: u8) -> Packet {
+pub fn answer(family: Family, flags: u8) -> Packet {
     Packet::tcp((family.of(A), 80), (remote(family), 5000), flags)
 }
 

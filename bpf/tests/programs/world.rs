@@ -85,6 +85,10 @@ pub fn device(slot: u32) -> u32 {
 /// A device of the host that is no container's: where the world comes in.
 pub const UPLINK: u32 = 3;
 
+/// The node's own underlay addresses.
+pub const NODE4: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 1);
+pub const NODE6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1);
+
 pub struct World {
     pub node: Node,
     next_policy: u32,
@@ -157,7 +161,9 @@ impl World {
     }
 
     pub fn monitor(&mut self, monitor: u32) {
-        let runtime = abi::Runtime { ipcache_generation: self.generation, monitor, ..Default::default() };
+        let (tunnel4, tunnel6) = (NODE4.into(), NODE6.octets());
+        let ipcache_generation = self.generation;
+        let runtime = abi::Runtime { ipcache_generation, monitor, tunnel4, tunnel6, ..Default::default() };
         self.node.set_runtime(runtime).unwrap();
     }
 
