@@ -11,7 +11,7 @@
 #include <linux/types.h>
 
 /* Raised when a key, a value or the meaning of one changes: pinned maps of another version cannot be taken over. */
-#define ABI_VERSION 2
+#define ABI_VERSION 3
 
 /* The host-side device of endpoint N has the interface number LXC_IFINDEX_BASE + N, so a device names its slot. */
 #define LXC_IFINDEX_BASE 0x10000
@@ -139,16 +139,28 @@ struct ipcache_entry {
 	__u16 pad;
 };
 
+/* ---- cilium_identities: HASH, identity -> __u32 that says nothing ------------------------------------------------- */
+
+/*
+ * Identities of the cluster about which every policy here says what it has to say: only they are believed of what comes
+ * through the tunnel. One comes after the policies that name it, and goes before what they say of it.
+ */
+#define IDENTITY_ENTRIES 131072
+
 /* ---- cilium_tunnel_map: LPM_TRIE, ipcache_lpm_key -> vtep; cilium_node_map: HASH, ipcache_key -> __u32 --------------- */
 
 /* Underlay address of the node behind which a pod prefix is; a node's own addresses are behind themselves. */
 struct vtep {
 	__u8 family; /* FAMILY_* */
 	__u8 pad[3];
+	__u32 node; /* the node's number, see below */
 	__u8 address[16]; /* IPv4 in the first four, the rest 0 */
 };
 
-/* cilium_node_map: underlay addresses from which tunnelled packets are believed; the value says nothing. */
+/*
+ * cilium_node_map: underlay addresses from which tunnelled packets are believed. The value is the node's number: never 0,
+ * the same for all that is one node's, and no other node's while flows remember it.
+ */
 
 /* Who puts packets into Geneve and takes them out: nobody, a device of the kernel's, or the programs themselves. */
 #define GENEVE_NONE 0
@@ -193,6 +205,9 @@ struct ct6_key {
 /* The end that is no endpoint here is reached through the tunnel. */
 #define CT_TUNNEL 4
 
+/* Of jiffies, so that 16 bits last for an hour. */
+#define REPORT_SHIFT 6
+
 /* 64 bytes: with the 16-byte key and the kernel's 48 an IPv4 flow is two cache lines. */
 struct ct_entry {
 	/* What the verdict rests on, by side: slot != 0: the id of that endpoint's policy; slot == 0: the peer's identity. */
@@ -203,7 +218,8 @@ struct ct_entry {
 	__u8 flags; /* CT_* */
 	__u8 tcp_flags[2]; /* by sending side: every TCP flag seen */
 	__u8 pad;
-	__u32 reported[2]; /* by sending side: jiffies of the last event */
+	__u16 reported[2]; /* by sending side: jiffies >> REPORT_SHIFT of the last event */
+	__u32 node; /* with CT_TUNNEL: number of the node that the other end is behind */
 	__u64 packets[2]; /* by sending side */
 	__u64 bytes[2];
 };

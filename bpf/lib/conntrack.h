@@ -128,6 +128,14 @@ static __always_inline bool ct_reopens(const struct ct_entry *entry, const struc
 	return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && (ct_opener(entry) != side || ct_closing(entry));
 }
 
+/* report_interval in units of `reported`. */
+static __always_inline __u16 report_ticks(void)
+{
+	const __u32 ticks = report_interval >> REPORT_SHIFT;
+
+	return ticks < 0xffff ? ticks : 0xffff;
+}
+
 /*
  * Accounts a packet of `side`. True when its flow has earned a trace: a SYN, FIN or RST not seen in that direction, or
  * report_interval passed.
@@ -135,7 +143,8 @@ static __always_inline bool ct_reopens(const struct ct_entry *entry, const struc
 static __always_inline bool ct_touch(struct ct_entry *entry, const struct packet *p, __u32 side, __u32 bytes, __u32 now)
 {
 	__u8 fresh = p->tcp_flags & ~entry->tcp_flags[side];
-	bool due = (__s32)(now - entry->reported[side]) >= (__s32)report_interval;
+	__u16 ticks = now >> REPORT_SHIFT;
+	bool due = (__u16)(ticks - entry->reported[side]) >= report_ticks();
 
 	/* Lines that many CPUs share are written only when they change. */
 	if (entry->seen != now)
@@ -148,7 +157,7 @@ static __always_inline bool ct_touch(struct ct_entry *entry, const struct packet
 			due = true;
 	}
 	if (unlikely(due))
-		entry->reported[side] = now;
+		entry->reported[side] = ticks;
 	return due;
 }
 

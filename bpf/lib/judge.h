@@ -12,6 +12,7 @@
 #include "conntrack.h"
 #include "endpoints.h"
 #include "events.h"
+#include "identities.h"
 #include "ipcache.h"
 #include "policy.h"
 #include "runtime.h"
@@ -77,14 +78,15 @@ static __always_inline bool renew(struct ct_entry *entry, const struct packet *p
 
 	if (fresh) {
 		entry->flags = side ? CT_OPENED_BY_B : 0;
-		entry->reported[side] = now;
-		entry->reported[other] = now - report_interval; /* the first reply is worth a trace */
+		entry->reported[side] = now >> REPORT_SHIFT;
+		entry->reported[other] = (now >> REPORT_SHIFT) - report_ticks(); /* the first reply is worth a trace */
 	}
 	entry->slot[side] = p->source_policy ? p->source_slot : 0;
 	entry->stamp[side] = p->source_policy ?: p->source_identity;
 	entry->slot[other] = p->destination_policy ? p->destination_slot : 0;
 	entry->stamp[other] = p->destination_policy ?: p->destination_identity;
 	entry->ipcache_generation = p->ipcache_generation;
+	entry->node = p->node;
 	entry->flags = (entry->flags & ~(CT_HAIRPIN | CT_TUNNEL)) | (p->hairpin ? CT_HAIRPIN : 0) |
 		       (p->tunnel ? CT_TUNNEL : 0);
 	return ct_touch(entry, p, side, bytes, now);
@@ -106,10 +108,26 @@ static __always_inline void report_judged(struct __sk_buff *skb, const struct pa
 		emit(skb, p, EVENT_TRACE, 0);
 }
 
+/*
+ * A reply to what may have come through the tunnel. Then its opener is whom the tunnel said, as long as that can be
+ * judged: here need not be known who has the address, nor does it matter.
+ */
+static __always_inline void answer_node(struct packet *p, const struct ct_entry *entry, __u32 side)
+{
+	const __u32 other = (side ^ 1) & 1;
+
+	p->tunnel = !!(entry->flags & CT_TUNNEL);
+	if (!p->tunnel || !p->node || p->destination_slot || entry->slot[other] ||
+	    !identity_is_judged(entry->stamp[other]))
+		return;
+	p->destination_identity = entry->stamp[other];
+	p->unheard = 0;
+}
+
 /* A packet that is no part of a flow and makes none. */
 static __always_inline int judge_alone(struct __sk_buff *skb, struct packet *p)
 {
-	__u32 reason = judge(p, true, skb->len);
+	__u32 reason = p->unheard ? DROP_UNROUTABLE : judge(p, true, skb->len);
 
 	if (reason)
 		return reason;
@@ -159,10 +177,11 @@ __noinline int judge_flow(struct __sk_buff *skb, struct packet *p)
 			p->source_identity = ipcache_find(&p->source, p->family).identity;
 		/* What the host translated must come by the host again; what came through the tunnel goes back through it. */
 		if (!forward && p->point == POINT_FROM_ENDPOINT)
-			p->tunnel = !!(entry->flags & CT_TUNNEL);
+			answer_node(p, entry, side);
 		next = *entry;
 	}
-	reason = judge(p, forward, skb->len);
+	/* Nobody is sent a packet who has no identity yet, or whose address nobody has. */
+	reason = p->unheard ? DROP_UNROUTABLE : judge(p, forward, skb->len);
 	/*
 	 * The entry of a refused flow stays: its stamps are not those of today, so every further packet of both directions
 	 * comes here, and is judged in the direction in which the flow was opened. Without the entry the next packet of the

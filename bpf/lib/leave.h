@@ -86,10 +86,12 @@ static __always_inline __u32 leave_destination(struct packet *p, const struct en
 		p->point = POINT_FROM_ENDPOINT;
 		vtep = found.identity == IDENTITY_HOST ? NULL : tunnel_find(&p->destination, p->family);
 		if (vtep) {
-			/* Nobody is sent a packet who has no identity yet, or whose address nobody has. */
-			if (is_outside(found.identity) && !tunnel_is_node(vtep, &p->destination))
-				return DROP_UNROUTABLE;
+			p->node = vtep->node;
+			/* Only a flow that came from there can tell who that is. */
+			p->unheard = is_outside(found.identity) && !tunnel_is_node(vtep, &p->destination);
 			p->tunnel = !is_outside(found.identity);
+			if (p->unheard)
+				return 0;
 		}
 		return (ep->flags & ENDPOINT_INTERNAL) && is_outside(found.identity) ? DROP_UNROUTABLE : 0;
 	}

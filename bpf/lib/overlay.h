@@ -12,7 +12,10 @@
 
 #define PACKET_HOST 0
 
-/* A living entry whose stamps are those of today and whose other end is whom the outer header names. */
+/*
+ * A living entry whose stamps are those of today and whose other end is whom the outer header names, behind the node that
+ * it names.
+ */
 static __always_inline int overlay_established(struct __sk_buff *skb, struct packet *p, const bool v6)
 {
 	const struct runtime *run = runtime();
@@ -27,7 +30,7 @@ static __always_inline int overlay_established(struct __sk_buff *skb, struct pac
 	entry = ct_find(&key, v6);
 	if (!entry || !run || !(entry->flags & CT_TUNNEL))
 		return NOT_ESTABLISHED;
-	if (entry->slot[side] || entry->stamp[side] != p->source_identity ||
+	if (entry->slot[side] || entry->stamp[side] != p->source_identity || entry->node != p->node ||
 	    entry->ipcache_generation != run->ipcache_generation)
 		return NOT_ESTABLISHED;
 	slot = entry->slot[other];
@@ -46,16 +49,16 @@ static __always_inline int overlay_established(struct __sk_buff *skb, struct pac
 }
 
 /*
- * Who the ends are, by their addresses. 0, or the reason to drop; without a slot it is for the host.
+ * Who the ends are. 0, or the reason to drop; without a slot it is for the host.
  *
- * An identity is believed only where its address is known to have it: before that, and after, policies here need not say
- * anything about it (only what is at rest is changed in place), and a packet must not meet an identity without a verdict.
- * Reserved ones always have theirs.
+ * The source is behind the node that sent the packet, and has the identity that the tunnel says: nobody need have heard of
+ * its address. But policies here must be complete about the identity.
  */
 static __always_inline __u32 overlay_ends(struct packet *p)
 {
 	struct ipcache_entry found;
 	const struct endpoint *to;
+	const struct vtep *behind;
 
 	p->ipcache_generation = ipcache_generation();
 	found = ipcache_find(&p->source, p->family);
@@ -63,7 +66,10 @@ static __always_inline __u32 overlay_ends(struct packet *p)
 		p->source_slot = found.slot;
 		return DROP_INVALID_SOURCE;
 	}
-	if (p->source_identity >= IDENTITY_FIRST_CLUSTER && p->source_identity != found.identity)
+	behind = tunnel_find(&p->source, p->family);
+	if (!behind || behind->node != p->node)
+		return DROP_INVALID_SOURCE;
+	if (!identity_is_judged(p->source_identity))
 		return DROP_INVALID_IDENTITY;
 	found = ipcache_find(&p->destination, p->family);
 	p->destination_identity = found.identity;

@@ -86,8 +86,11 @@ static __always_inline __u32 tunnel_identity(__u32 claimed)
 /* The sending node must be known, and the identity one that it may claim; 0, or why to drop. */
 static __always_inline __u32 tunnel_believe(struct packet *p, const struct ipcache_key *node, __u32 claimed)
 {
-	if (!bpf_map_lookup_elem(&cilium_node_map, node))
+	const __u32 *number = bpf_map_lookup_elem(&cilium_node_map, node);
+
+	if (!number)
 		return DROP_UNKNOWN_SENDER;
+	p->node = *number;
 	p->source_identity = tunnel_identity(claimed);
 	return p->source_identity ? 0 : DROP_INVALID_IDENTITY;
 }

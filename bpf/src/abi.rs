@@ -6,7 +6,7 @@
 
 pub use crate::endian::{Be16, Be32};
 
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 pub const LXC_IFINDEX_BASE: u32 = 65536;
 pub const LXC_SLOTS: u32 = 65536;
 pub const IDENTITY_HOST: u32 = 1;
@@ -32,6 +32,7 @@ pub const POLICY_CLASSES: u32 = 18;
 pub const POLICY_KEY_EGRESS: u32 = 128;
 pub const POLICY_DENY: u32 = 1;
 pub const IPCACHE_LPM_FAMILY_BITS: u32 = 32;
+pub const IDENTITY_ENTRIES: u32 = 131072;
 pub const GENEVE_NONE: u32 = 0;
 pub const GENEVE_DEVICE: u32 = 1;
 pub const GENEVE_PROGRAMS: u32 = 2;
@@ -41,6 +42,7 @@ pub const CT_ASKER_B: u32 = 2;
 pub const CT_OPENED_BY_B: u32 = 1;
 pub const CT_HAIRPIN: u32 = 2;
 pub const CT_TUNNEL: u32 = 4;
+pub const REPORT_SHIFT: u32 = 6;
 pub const METRIC_REASONS: u32 = 256;
 pub const REASON_FORWARDED: u32 = 0;
 pub const REASON_EVENT_LOST: u32 = 1;
@@ -187,15 +189,17 @@ const _: () = {
 pub struct Vtep {
     pub family: u8,
     pub pad: [u8; 3usize],
+    pub node: u32,
     pub address: [u8; 16usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of Vtep"][::core::mem::size_of::<Vtep>() - 20usize];
-    ["Alignment of Vtep"][::core::mem::align_of::<Vtep>() - 1usize];
+    ["Size of Vtep"][::core::mem::size_of::<Vtep>() - 24usize];
+    ["Alignment of Vtep"][::core::mem::align_of::<Vtep>() - 4usize];
     ["Offset of field: Vtep::family"][::core::mem::offset_of!(Vtep, family) - 0usize];
     ["Offset of field: Vtep::pad"][::core::mem::offset_of!(Vtep, pad) - 1usize];
-    ["Offset of field: Vtep::address"][::core::mem::offset_of!(Vtep, address) - 4usize];
+    ["Offset of field: Vtep::node"][::core::mem::offset_of!(Vtep, node) - 4usize];
+    ["Offset of field: Vtep::address"][::core::mem::offset_of!(Vtep, address) - 8usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
@@ -253,7 +257,8 @@ pub struct CtEntry {
     pub flags: u8,
     pub tcp_flags: [u8; 2usize],
     pub pad: u8,
-    pub reported: [u32; 2usize],
+    pub reported: [u16; 2usize],
+    pub node: u32,
     pub packets: [u64; 2usize],
     pub bytes: [u64; 2usize],
 }
@@ -269,6 +274,7 @@ const _: () = {
     ["Offset of field: CtEntry::tcp_flags"][::core::mem::offset_of!(CtEntry, tcp_flags) - 21usize];
     ["Offset of field: CtEntry::pad"][::core::mem::offset_of!(CtEntry, pad) - 23usize];
     ["Offset of field: CtEntry::reported"][::core::mem::offset_of!(CtEntry, reported) - 24usize];
+    ["Offset of field: CtEntry::node"][::core::mem::offset_of!(CtEntry, node) - 28usize];
     ["Offset of field: CtEntry::packets"][::core::mem::offset_of!(CtEntry, packets) - 32usize];
     ["Offset of field: CtEntry::bytes"][::core::mem::offset_of!(CtEntry, bytes) - 48usize];
 };

@@ -16,7 +16,9 @@ pub mod map {
     pub const IPCACHE_LPM: &str = "cilium_ipcache_lpm";
     /// LPM_TRIE: as in `IPCACHE_LPM`, of pods on other nodes -> `abi::Vtep`.
     pub const TUNNEL: &str = "cilium_tunnel_map";
-    /// HASH: `abi::IpcacheKey`, underlay addresses of known nodes -> `u32` of no meaning.
+    /// HASH: `u32`, an identity of the cluster that is believed -> `u32` of no meaning.
+    pub const IDENTITIES: &str = "cilium_identities";
+    /// HASH: `abi::IpcacheKey`, underlay addresses of known nodes -> `u32`, the node's number.
     pub const NODES: &str = "cilium_node_map";
     /// LRU_HASH: `abi::Ct4Key` -> `abi::CtEntry`.
     pub const CT4: &str = "cilium_ct4_global";
@@ -34,8 +36,23 @@ pub mod map {
     pub const EVENTS: &str = "cilium_events";
 
     /// Every map of `CONTAINER`.
-    pub const ALL: [&str; 14] =
-        [LXC, POLICIES, POLICY, IPCACHE, IPCACHE_LPM, TUNNEL, NODES, CT4, CT6, FRAG4, FRAG6, METRICS, RUNTIME, EVENTS];
+    pub const ALL: [&str; 15] = [
+        LXC,
+        POLICIES,
+        POLICY,
+        IPCACHE,
+        IPCACHE_LPM,
+        IDENTITIES,
+        TUNNEL,
+        NODES,
+        CT4,
+        CT6,
+        FRAG4,
+        FRAG6,
+        METRICS,
+        RUNTIME,
+        EVENTS,
+    ];
 }
 
 /// Programs, all of type `SCHED_CLS`.

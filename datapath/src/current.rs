@@ -5,7 +5,7 @@
 
 use crate::operation::Operation;
 use ipnetwork::IpNetwork;
-use model::{EndpointId, Identity, Ipcache, Mac, PolicyMap};
+use model::{EndpointId, Identity, IdentitySet, Ipcache, Mac, PolicyMap};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -15,6 +15,18 @@ use std::sync::Arc;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize)]
 #[serde(transparent)]
 pub struct PolicyId(pub u32);
+
+/// What stands for another node in the kernel, where flows remember it. Never 0, never used again while the agent runs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct NodeNumber(pub u32);
+
+/// Where a prefix is reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Vtep {
+    /// Underlay address of a node.
+    pub address: IpAddr,
+    pub node: NodeNumber,
+}
 
 /// The host-side device of an endpoint.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -91,9 +103,13 @@ pub struct Bpf {
     /// Of the tunnel device.
     pub tunnel: Option<Attachment>,
     /// Behind which node a prefix is; a node's own address is behind itself.
-    pub vteps: BTreeMap<IpNetwork, IpAddr>,
-    /// Nodes that are believed.
-    pub nodes: BTreeSet<IpAddr>,
+    pub vteps: BTreeMap<IpNetwork, Vtep>,
+    /// Addresses of nodes that are believed.
+    pub nodes: BTreeMap<IpAddr, NodeNumber>,
+    /// The largest number that was given to a node as far as is known.
+    pub last_node: u32,
+    /// Identities of the cluster that are believed of what other nodes send.
+    pub identities: IdentitySet,
     pub policies: BTreeMap<PolicyId, Policy>,
     pub ipcache: Ipcache,
     /// The ipcache, or what is known of other nodes, changed since flows were last told to look again.
@@ -163,8 +179,10 @@ impl Current {
             | Operation::UnpinTunnel
             | Operation::PutVtep(..)
             | Operation::RemoveVtep(_)
-            | Operation::PutNode(_)
+            | Operation::PutNode(..)
             | Operation::RemoveNode(_)
+            | Operation::PutIdentity(_)
+            | Operation::RemoveIdentity(_)
             | Operation::ClearSlot(_)
             | Operation::WriteSlot(..)
             | Operation::Attach(_)
@@ -274,14 +292,28 @@ impl Bpf {
             Operation::UnpinTunnel => self.tunnel = None,
             Operation::PutVtep(prefix, vtep) => {
                 self.vteps.insert(*prefix, *vtep);
+                self.last_node = self.last_node.max(vtep.node.0);
                 self.flows_stale = true;
             }
             Operation::RemoveVtep(prefix) => {
                 self.vteps.remove(prefix);
                 self.flows_stale = true;
             }
-            Operation::PutNode(node) => drop(self.nodes.insert(*node)),
-            Operation::RemoveNode(node) => drop(self.nodes.remove(node)),
+            Operation::PutNode(node, number) => {
+                self.nodes.insert(*node, *number);
+                self.last_node = self.last_node.max(number.0);
+            }
+            Operation::RemoveNode(node) => {
+                self.nodes.remove(node);
+                self.flows_stale = true;
+            }
+            Operation::PutIdentity(identity) => {
+                self.identities.insert(*identity, ());
+            }
+            Operation::RemoveIdentity(identity) => {
+                self.identities.remove(identity);
+                self.flows_stale = true;
+            }
             Operation::PutIpcache(prefix, entry) => {
                 self.ipcache.insert(*prefix, *entry);
                 self.flows_stale = true;

@@ -4,6 +4,7 @@
 
 pub mod conntrack;
 pub mod endpoints;
+pub mod identities;
 pub mod ipcache;
 pub mod metrics;
 pub mod policy;
@@ -42,6 +43,7 @@ pub struct Maps {
     pub policy: Map<abi::PolicyKey, abi::PolicyEntry>,
     pub ipcache: Map<abi::IpcacheKey, abi::IpcacheEntry>,
     pub ipcache_lpm: Map<LpmKey, abi::IpcacheEntry>,
+    pub identities: Map<u32, u32>,
     pub tunnel: Map<LpmKey, abi::Vtep>,
     pub nodes: Map<abi::IpcacheKey, u32>,
     pub ct4: Map<abi::Ct4Key, abi::CtEntry>,
@@ -63,6 +65,7 @@ impl Maps {
             policy: open(directory, names::map::POLICY)?,
             ipcache: open(directory, names::map::IPCACHE)?,
             ipcache_lpm: open(directory, names::map::IPCACHE_LPM)?,
+            identities: open(directory, names::map::IDENTITIES)?,
             tunnel: open(directory, names::map::TUNNEL)?,
             nodes: open(directory, names::map::NODES)?,
             ct4: open(directory, names::map::CT4)?,
@@ -81,7 +84,7 @@ impl Maps {
     }
 
     /// Name and kernel facts of each map.
-    pub fn infos(&self) -> [(&'static str, MapInfo); 14] {
+    pub fn infos(&self) -> [(&'static str, MapInfo); 15] {
         use names::map;
         [
             (map::LXC, self.lxc.info()),
@@ -89,6 +92,7 @@ impl Maps {
             (map::POLICY, self.policy.info()),
             (map::IPCACHE, self.ipcache.info()),
             (map::IPCACHE_LPM, self.ipcache_lpm.info()),
+            (map::IDENTITIES, self.identities.info()),
             (map::TUNNEL, self.tunnel.info()),
             (map::NODES, self.nodes.info()),
             (map::CT4, self.ct4.info()),

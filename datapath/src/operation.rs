@@ -3,7 +3,7 @@
 //! An operation names what it acts on in the words of `model`, is complete in itself, and may be carried out again:
 //! deleting what is absent and making what is there already succeed. In which order they come is `plan`'s.
 
-use crate::current::{PolicyId, Slot};
+use crate::current::{NodeNumber, PolicyId, Slot, Vtep};
 use ipnetwork::IpNetwork;
 use model::desired::{IpcacheEntry, Object};
 use model::{EndpointId, Identity, Mac, PolicyMap};
@@ -57,11 +57,14 @@ pub enum Operation {
     AddTunnelRoute(IpNetwork, Option<IpAddr>),
     RemoveTunnelRoute(IpNetwork),
     /// Tells behind which node a prefix is.
-    PutVtep(IpNetwork, IpAddr),
+    PutVtep(IpNetwork, Vtep),
     RemoveVtep(IpNetwork),
     /// What comes from there through the tunnel is believed.
-    PutNode(IpAddr),
+    PutNode(IpAddr, NodeNumber),
     RemoveNode(IpAddr),
+    /// What other nodes send of the identity is believed: policies here are complete about it.
+    PutIdentity(Identity),
+    RemoveIdentity(Identity),
 
     /// Makes a pair of devices, both down.
     CreateLink(EndpointId, LinkSpec),
@@ -123,9 +126,10 @@ impl Operation {
             | Operation::DeleteTunnel
             | Operation::UnpinTunnel => Object::Node("tunnel"),
             Operation::AddTunnelRoute(..) | Operation::RemoveTunnelRoute(_) => Object::Node("tunnel routes"),
-            Operation::PutVtep(..) | Operation::RemoveVtep(_) | Operation::PutNode(_) | Operation::RemoveNode(_) => {
+            Operation::PutVtep(..) | Operation::RemoveVtep(_) | Operation::PutNode(..) | Operation::RemoveNode(_) => {
                 Object::Node("other nodes")
             }
+            Operation::PutIdentity(identity) | Operation::RemoveIdentity(identity) => Object::Identity(*identity),
             Operation::CreateLink(id, _)
             | Operation::AdjustLink(id, _)
             | Operation::RaiseLink(id)
@@ -175,8 +179,10 @@ impl Operation {
             | Operation::UnpinTunnel
             | Operation::PutVtep(..)
             | Operation::RemoveVtep(_)
-            | Operation::PutNode(_)
+            | Operation::PutNode(..)
             | Operation::RemoveNode(_)
+            | Operation::PutIdentity(_)
+            | Operation::RemoveIdentity(_)
             | Operation::Attach(_)
             | Operation::Unpin(_)
             | Operation::WriteSlot(..)

@@ -11,7 +11,7 @@ use crate::current::{Current, PolicyId};
 use crate::operation::Operation;
 use ipnetwork::IpNetwork;
 use model::desired::{Datapath, Object};
-use model::{EndpointId, Identity, Ipcache, PolicyMap};
+use model::{EndpointId, Identity, IdentitySet, Ipcache, PolicyMap};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ pub enum Stage {
     /// Pods of other nodes are behind these, before their addresses begin to carry identities: until both are known nothing
     /// is sent there, and nothing believed.
     Nodes,
-    /// Addresses begin to carry identities.
+    /// Addresses begin to carry identities, and what other nodes send of new ones is believed.
     Identities,
     /// Flows that rest on the addresses' former identities are judged again.
     IdentityFlows,
@@ -76,6 +76,7 @@ pub struct Seen {
     pub pools: BTreeSet<IpNetwork>,
     pub vteps: BTreeSet<IpNetwork>,
     pub nodes: BTreeSet<IpAddr>,
+    pub identities: IdentitySet,
 }
 
 impl Seen {
@@ -94,7 +95,16 @@ impl Seen {
         self.gateways.extend(&desired.gateways);
         self.pools.extend(&desired.pools);
         self.vteps.extend(desired.vteps.keys());
-        self.nodes.extend(&desired.nodes);
+        self.nodes.extend(desired.nodes.keys());
+        let mut new = Vec::new();
+        self.identities.differences(&desired.identities, |identity, here, _| {
+            if here.is_none() {
+                new.push(identity);
+            }
+        });
+        for identity in new {
+            self.identities.insert(identity, ());
+        }
     }
 }
 
@@ -116,6 +126,8 @@ pub struct Plan {
     pub policies: BTreeMap<Identity, PolicyId>,
     /// Versions of which the entries are those of a policy of the snapshot, but another object.
     pub adopted: Vec<(PolicyId, Arc<PolicyMap>)>,
+    /// The identities that are believed are those of the snapshot, if perhaps another object.
+    pub identities_are_same: bool,
     /// Something has to wait for peers to come to rest, and for another round.
     pub unfinished: bool,
 }
@@ -140,6 +152,7 @@ pub fn plan(
     endpoints::plan(&mut plan, current, desired, seen);
     policies::sweep(&mut plan, current);
     tunnel::plan(&mut plan, current, desired, seen, settings.tunnel);
+    identities(&mut plan, current, desired, seen, settings.tunnel);
     ipcache(&mut plan, current, desired, seen);
     firewall(&mut plan, current, desired, seen, settings);
     plan
@@ -169,6 +182,25 @@ fn node(plan: &mut Plan, current: &Current, desired: &Datapath, seen: &Seen) {
             plan.add(Stage::Release, Operation::RemovePool(*pool));
         }
     }
+}
+
+/// Costs what the two differ in: the picture goes on from the snapshot's own object.
+fn identities(plan: &mut Plan, current: &Current, desired: &Datapath, seen: &Seen, tunnel: Tunnel) {
+    let nobody = IdentitySet::new();
+    let (wanted, settled) = match tunnel {
+        Tunnel::Disabled => (&nobody, true),
+        Tunnel::Vxlan { .. } => (&desired.identities, desired.settled),
+    };
+    let mut same = tunnel != Tunnel::Disabled;
+    current.bpf.identities.differences(wanted, |identity, held, _| {
+        same = false;
+        if held.is_none() {
+            plan.add(Stage::Identities, Operation::PutIdentity(identity));
+        } else if settled || seen.identities.contains_key(&identity) {
+            plan.add(Stage::Forget, Operation::RemoveIdentity(identity));
+        }
+    });
+    plan.identities_are_same = same;
 }
 
 fn ipcache(plan: &mut Plan, current: &Current, desired: &Datapath, seen: &Seen) {

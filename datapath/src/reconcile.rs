@@ -2,12 +2,12 @@
 //!
 //! Owns attempts and their pacing. When a round runs is `worker`'s, what it does in which order is `plan`'s.
 
-use crate::current::{Attachment, Current, PolicyId};
+use crate::current::{Attachment, Bpf, Current, PolicyId};
 use crate::kernel::{Kernel, OperationError};
 use crate::maps::MapError;
 use crate::operation::{Domain, Operation};
 use crate::plan::{Seen, Settings, Stage, plan};
-use model::desired::{Datapath, Failure, Object, Status};
+use model::desired::{Datapath, Failure, IpcacheEntry, Object, Status};
 use model::{Column, EndpointId, Identity, Ipcache, PolicyMap};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub struct Reconciler<K> {
     failing: BTreeMap<Object, Attempts>,
     /// Old policy versions, and when they may go.
     sweep: Option<(Instant, Vec<Operation>)>,
-    /// Identities that an address or an endpoint lost not long ago, and when packets of theirs have arrived.
+    /// Identities that an address, an endpoint or belief lost not long ago, and when packets of theirs have arrived.
     fading: BTreeMap<Identity, Instant>,
     /// When to look again at what waits for peers to come to rest.
     unfinished: Option<Instant>,
@@ -106,6 +106,9 @@ impl<K: Kernel> Reconciler<K> {
             let mut plan = plan(&self.current, desired, &self.seen, &fading, self.settings);
             round.failed.append(&mut plan.failures);
             self.adopt(std::mem::take(&mut plan.adopted));
+            if plan.identities_are_same {
+                self.current.bpf.identities = desired.identities.clone();
+            }
             self.unfinished = plan.unfinished.then_some(now + REST);
             self.sweep = self.sweep.take().or(plan.stages.remove(&Stage::Sweep).map(|list| (now + GRACE, list)));
             plan.stages.remove(&Stage::Sweep);
@@ -187,7 +190,10 @@ impl<K: Kernel> Reconciler<K> {
             }
             let result = match domain {
                 Domain::Network => self.kernel.network().map(|read| self.current.network = read),
-                Domain::Bpf => self.kernel.bpf().map(|read| self.current.bpf = read),
+                Domain::Bpf => self.kernel.bpf().map(|read| {
+                    let last_node = self.current.bpf.last_node.max(read.last_node);
+                    self.current.bpf = Bpf { last_node, ..read };
+                }),
                 Domain::Firewall => self.kernel.firewall().map(|read| self.current.firewall = read),
             };
             if let Err(error) = result {
@@ -255,7 +261,7 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
-    /// Notes the identity that an operation takes from an address or an endpoint. To be called before it is recorded.
+    /// Notes the identity that an operation takes from an address or an endpoint, or from belief. To be called before it is recorded.
     fn fade(&mut self, operation: &Operation, now: Instant) {
         let bpf = &self.current.bpf;
         let former = match operation {
@@ -263,6 +269,7 @@ impl<K: Kernel> Reconciler<K> {
                 bpf.ipcache.get(prefix).map(|entry| entry.identity)
             }
             Operation::WriteSlot(id, _) | Operation::ClearSlot(id) => bpf.slots.get(id).map(|slot| slot.identity),
+            Operation::RemoveIdentity(identity) => Some(*identity),
             _ => None,
         };
         if let Some(identity) = former {
@@ -317,9 +324,10 @@ impl<K: Kernel> Reconciler<K> {
             Operation::AddRoute(id, ..) | Operation::AddNeighbour(id, ..) => {
                 needs(link(id).is_some_and(|link| link.up), "its device is not up")
             }
-            Operation::PutIpcache(_, entry) if round.withheld.contains(&entry.identity) => {
-                let reason = format!("an endpoint could not be given its verdict on identity {}", entry.identity);
-                Some(Obstacle::Failure(reason))
+            Operation::PutIpcache(_, IpcacheEntry { identity, .. }) | Operation::PutIdentity(identity)
+                if round.withheld.contains(identity) =>
+            {
+                Some(Obstacle::Failure(format!("an endpoint could not be given its verdict on identity {identity}")))
             }
             Operation::RemovePolicy(id, _) => {
                 bpf.slots.values().any(|slot| slot.policy == *id).then_some(Obstacle::None)

@@ -137,7 +137,7 @@ impl Tables {
     /// Which prefixes are behind which nodes.
     pub fn tunnel(&self) -> Result<Vec<TunnelRow>, TableError> {
         let vteps = tunnel::read_vteps(&self.maps)?.into_iter();
-        Ok(vteps.map(|(prefix, vtep)| TunnelRow { prefix, vtep }).collect())
+        Ok(vteps.map(|(prefix, vtep)| TunnelRow { prefix, vtep: vtep.address }).collect())
     }
 
     /// The policy in force of an endpoint, with what each row decided so far; `None`: there is no such endpoint.
@@ -208,6 +208,7 @@ impl Tables {
             (map::POLICY, count(&maps.policy, map::POLICY)?),
             (map::IPCACHE, count(&maps.ipcache, map::IPCACHE)?),
             (map::IPCACHE_LPM, count(&maps.ipcache_lpm, map::IPCACHE_LPM)?),
+            (map::IDENTITIES, count(&maps.identities, map::IDENTITIES)?),
             (map::TUNNEL, count(&maps.tunnel, map::TUNNEL)?),
             (map::NODES, count(&maps.nodes, map::NODES)?),
             (map::CT4, count(&maps.ct4, map::CT4)?),

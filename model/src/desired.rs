@@ -3,7 +3,7 @@
 //! It speaks names (endpoint ids, interface names, addresses, identities), never kernel-made numbers. Each snapshot is
 //! complete: what is not in it should not be in the kernel, but see `Datapath::settled`.
 
-use crate::{EndpointId, Identity, IdentityMap, Ipcache, Labels, Mac, PolicyMap};
+use crate::{EndpointId, Identity, IdentityMap, IdentitySet, Ipcache, Labels, Mac, PolicyMap};
 use ipnetwork::IpNetwork;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -22,6 +22,9 @@ pub struct Datapath {
     pub ipcache: Ipcache,
     /// Policy by subject identity, for every identity that an endpoint in `endpoints` has.
     pub policies: BTreeMap<Identity, Arc<PolicyMap>>,
+    /// Identities of the cluster that `policies` know: the ones that are believed of what other nodes send. Empty where
+    /// nothing of theirs carries an identity.
+    pub identities: IdentitySet,
     /// Addresses of the `cilium_host` device: the gateways of all networks, as /32 and /128.
     pub gateways: BTreeSet<IpAddr>,
     /// Prefixes out of which this node hands out addresses: unassigned ones are unreachable instead of following the
@@ -29,8 +32,9 @@ pub struct Datapath {
     pub pools: BTreeSet<IpNetwork>,
     /// Pod prefixes of other nodes, and the underlay address (VTEP) that they are behind.
     pub vteps: BTreeMap<IpNetwork, IpAddr>,
-    /// Underlay addresses of the nodes that are known: what else comes through a tunnel is not believed.
-    pub nodes: BTreeSet<IpAddr>,
+    /// Underlay addresses of the nodes that are known, and by each the one that stands for the node: its VTEP where it has
+    /// one. What else comes through a tunnel is not believed.
+    pub nodes: BTreeMap<IpAddr, IpAddr>,
 }
 
 /// What of an endpoint's network device is wanted.
@@ -77,6 +81,7 @@ pub enum Object {
     Endpoint(EndpointId),
     Ipcache(IpNetwork),
     Policy(Identity),
+    Identity(Identity),
     Gateway(IpAddr),
     Pool(IpNetwork),
     /// The node as a whole: programs, base devices, firewall.
@@ -89,6 +94,7 @@ impl std::fmt::Display for Object {
             Object::Endpoint(id) => write!(f, "endpoint {id}"),
             Object::Ipcache(prefix) => write!(f, "ipcache {prefix}"),
             Object::Policy(identity) => write!(f, "policy of identity {identity}"),
+            Object::Identity(identity) => write!(f, "identity {identity}"),
             Object::Gateway(ip) => write!(f, "gateway {ip}"),
             Object::Pool(prefix) => write!(f, "pool {prefix}"),
             Object::Node(what) => write!(f, "node: {what}"),

@@ -9,7 +9,7 @@ use crate::networks::is_definite;
 use crate::outputs::SyncState;
 use ipnetwork::IpNetwork;
 use model::desired::{self, Datapath};
-use model::{Identity, PolicyMap};
+use model::{Identity, IdentitySet, PolicyMap};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -35,11 +35,17 @@ impl State {
             endpoints: self.endpoints.iter().map(|endpoint| (endpoint.id, self.desired_endpoint(endpoint))).collect(),
             ipcache: self.ipcache.entries().clone(),
             policies: policies.clone(),
+            identities: self.believed_identities(),
             gateways: self.gateways(),
             pools: self.pools(),
             vteps: if self.config.tunnel_overhead.is_some() { believed.vteps() } else { BTreeMap::new() },
             nodes: believed.nodes(),
         }
+    }
+
+    /// Of whom packets through the tunnel may be: everybody whom policies know.
+    pub(crate) fn believed_identities(&self) -> IdentitySet {
+        if self.config.tunnel_overhead.is_some() { self.identities.shared().clone() } else { IdentitySet::new() }
     }
 
     /// The gateways of an endpoint, by family.

@@ -6,7 +6,7 @@
 use crate::Rejected;
 use ipnetwork::IpNetwork;
 use model::labels::{SOURCE_CIDR, SOURCE_RESERVED};
-use model::{Identity, IdentityMap, Labels};
+use model::{Identity, IdentityMap, IdentitySet, Labels};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -40,6 +40,8 @@ pub(crate) struct Identities {
     prefix_labels: BTreeMap<Identity, Arc<Labels>>,
     /// What every number stands for, of whatever kind: what readers get.
     all: IdentityMap<Arc<Labels>>,
+    /// Those of the cluster.
+    shared: IdentitySet,
     /// Where the search for a free prefix number goes on, so that a freed one rests for long.
     next_prefix: u32,
     changed_prefixes: BTreeSet<IpNetwork>,
@@ -54,6 +56,7 @@ impl Default for Identities {
             reserved.map(|(identity, name)| (*identity, Arc::new(Labels::reserved(name)))).collect();
         Identities {
             all: reserved.iter().map(|(identity, labels)| (*identity, labels.clone())).collect(),
+            shared: IdentitySet::new(),
             changed: reserved.keys().copied().collect(),
             reserved,
             allocated: BTreeMap::new(),
@@ -78,6 +81,11 @@ impl Identities {
     /// What every number stands for.
     pub(crate) fn all(&self) -> &IdentityMap<Arc<Labels>> {
         &self.all
+    }
+
+    /// The numbers that the cluster shares.
+    pub(crate) fn shared(&self) -> &IdentitySet {
+        &self.shared
     }
 
     /// The number for these labels: of several the lowest that the kvstore confirms, else the lowest that is remembered.
@@ -220,6 +228,11 @@ impl Identities {
             None => self.all.remove(&identity),
         };
         drop(before);
+        if self.allocated.contains_key(&identity) {
+            self.shared.insert(identity, ());
+        } else {
+            self.shared.remove(&identity);
+        }
         self.changed.insert(identity);
     }
 

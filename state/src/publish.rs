@@ -48,10 +48,12 @@ impl State {
         let policies = self.policies.resolve(&self.identities, &changed, &subjects);
         self.refresh_remote_rows(&changed);
         let mut new = old.clone();
-        let ipcache = self.ipcache.entries();
-        if let Some(old) = old.datapath.as_ref().filter(|old| old.policies != *policies || old.ipcache != *ipcache) {
+        let (identities, ipcache) = (self.believed_identities(), self.ipcache.entries());
+        let same =
+            |old: &Datapath| old.policies == *policies && old.identities == identities && old.ipcache == *ipcache;
+        if let Some(old) = old.datapath.as_ref().filter(|old| !same(old)) {
             let (policies, ipcache) = (BTreeMap::clone(&policies), ipcache.clone());
-            new.datapath = Some(Arc::new(Datapath { revision, policies, ipcache, ..Datapath::clone(old) }));
+            new.datapath = Some(Arc::new(Datapath { revision, policies, identities, ipcache, ..Datapath::clone(old) }));
         }
         self.conclude_lives(old.datapath.as_deref(), new.datapath.as_deref());
         self.write_changes(&mut new, revision);

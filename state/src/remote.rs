@@ -135,8 +135,9 @@ pub(crate) struct Believed {
 }
 
 impl Believed {
-    pub(crate) fn nodes(&self) -> BTreeSet<IpAddr> {
-        self.nodes.keys().copied().collect()
+    /// Addresses of nodes, and the one that stands for each.
+    pub(crate) fn nodes(&self) -> BTreeMap<IpAddr, IpAddr> {
+        self.nodes.iter().map(|(address, vtep)| (*address, vtep.unwrap_or(*address))).collect()
     }
 
     /// What is behind which node.

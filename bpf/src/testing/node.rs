@@ -26,12 +26,13 @@ pub struct Options {
     pub pins: Option<std::path::PathBuf>,
 }
 
-const SMALL: [(&str, u32); 8] = [
+const SMALL: [(&str, u32); 9] = [
     (map::CT4, 4096),
     (map::CT6, 4096),
     (map::IPCACHE, 4096),
     (map::IPCACHE_LPM, 4096),
     (map::POLICY, 16384),
+    (map::IDENTITIES, 4096),
     (map::TUNNEL, 4096),
     (map::NODES, 4096),
     (map::EVENTS, 1 << 20),
@@ -299,9 +300,18 @@ impl Node {
         Ok(LpmTrie::<_, abi::IpcacheKey, abi::Vtep>::try_from(map)?.insert(&key, vtep, 0)?)
     }
 
-    /// A node that is believed.
-    pub fn set_node(&mut self, key: abi::IpcacheKey) -> anyhow::Result<()> {
-        Ok(HashMap::<_, abi::IpcacheKey, u32>::try_from(self.map_mut(map::NODES)?)?.insert(key, 1, 0)?)
+    /// A node that is believed, by one of its addresses and its number.
+    pub fn set_node(&mut self, key: abi::IpcacheKey, number: u32) -> anyhow::Result<()> {
+        Ok(HashMap::<_, abi::IpcacheKey, u32>::try_from(self.map_mut(map::NODES)?)?.insert(key, number, 0)?)
+    }
+
+    /// An identity that is believed of what comes through the tunnel.
+    pub fn set_identity(&mut self, identity: u32) -> anyhow::Result<()> {
+        Ok(HashMap::<_, u32, u32>::try_from(self.map_mut(map::IDENTITIES)?)?.insert(identity, 1, 0)?)
+    }
+
+    pub fn remove_identity(&mut self, identity: u32) -> anyhow::Result<()> {
+        Ok(HashMap::<_, u32, u32>::try_from(self.map_mut(map::IDENTITIES)?)?.remove(&identity)?)
     }
 
     /// Lets a frame really arrive on the device of `slot`, where from_container is attached, in a form that test_run

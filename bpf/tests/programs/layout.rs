@@ -49,12 +49,12 @@ fn every_struct_is_its_twin() {
         "policy_entry" => PolicyEntry { flags, precedence, proxy_port, pad, packets, bytes },
         "ipcache_key" => IpcacheKey { family, pad, address },
         "ipcache_lpm_key" => IpcacheLpmKey { prefix, key },
-        "vtep" => Vtep { family, pad, address },
+        "vtep" => Vtep { family, pad, node, address },
         "ipcache_entry" => IpcacheEntry { identity, slot, pad },
         "ct4_key" => Ct4Key { a, b, pa, pb, protocol, asker, pad },
         "ct6_key" => Ct6Key { a, b, pa, pb, protocol, asker, pad },
         "ct_entry" => CtEntry {
-            stamp, slot, ipcache_generation, seen, flags, tcp_flags, pad, reported, packets, bytes
+            stamp, slot, ipcache_generation, seen, flags, tcp_flags, pad, reported, node, packets, bytes
         },
         "frag4_key" => Frag4Key { source, destination, id, protocol, pad },
         "frag6_key" => Frag6Key { source, destination, id, protocol, pad },

@@ -34,29 +34,51 @@ fn nobody(family: Family) -> IpAddr {
     }
 }
 
-fn vtep(address: IpAddr) -> abi::Vtep {
+fn vtep(address: IpAddr, node: u32) -> abi::Vtep {
     let abi::IpcacheKey { family, address, .. } = ipcache_key(address);
-    abi::Vtep { family, address, ..Default::default() }
+    abi::Vtep { family, node, address, ..Default::default() }
 }
 
-/// The other node and its container are known.
-pub fn with_peer(mut world: World) -> World {
-    let [peer, _] = peers();
-    for address in peers() {
-        world.node.set_node(ipcache_key(address)).unwrap();
-        let bits = if address.is_ipv4() { 32 } else { 128 };
-        world.node.set_vtep(ipcache_key(address), bits, vtep(address)).unwrap();
-        world.set_address(address, Identity::REMOTE_NODE, 0);
+/// The number of the other node ...
+const PEER: u32 = 7;
+/// ... and of a third one.
+const THIRD: u32 = 8;
+
+/// Underlay addresses of the third node.
+fn third() -> [IpAddr; 2] {
+    [Ipv4Addr::new(172, 31, 0, 3).into(), Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 3).into()]
+}
+
+/// Behind the third node, and nobody's as far as is known.
+fn behind_third(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(10, 15, 3, 7).into(),
+        Family::V6 => Ipv6Addr::new(0xf00d, 0, 0, 0, 0, 0, 0x3a0f, 7).into(),
     }
+}
+
+/// The other node and its container are known, and of a third node its pods' prefixes.
+pub fn with_peer(mut world: World) -> World {
+    for (addresses, number) in [(peers(), PEER), (third(), THIRD)] {
+        for address in addresses {
+            world.node.set_node(ipcache_key(address), number).unwrap();
+            let bits = if address.is_ipv4() { 32 } else { 128 };
+            world.node.set_vtep(ipcache_key(address), bits, vtep(address, number)).unwrap();
+            world.set_address(address, Identity::REMOTE_NODE, 0);
+        }
+    }
+    let ([peer, _], [third, _]) = (peers(), third());
     for family in FAMILIES {
         let bits = if family == Family::V4 { 24 } else { 112 };
-        let prefix = match remote(family) {
-            IpAddr::V4(_) => Ipv4Addr::new(10, 15, 2, 0).into(),
-            IpAddr::V6(_) => Ipv6Addr::new(0xf00d, 0, 0, 0, 0, 0, 0x2a0f, 0).into(),
+        let prefix = |address| match address {
+            IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits() & !0xff).into(),
+            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !0xffff).into(),
         };
-        world.node.set_vtep(ipcache_key(prefix), bits, vtep(peer)).unwrap();
+        world.node.set_vtep(ipcache_key(prefix(remote(family))), bits, vtep(peer, PEER)).unwrap();
+        world.node.set_vtep(ipcache_key(prefix(behind_third(family))), bits, vtep(third, THIRD)).unwrap();
         world.set_address(remote(family), REMOTE, 0);
     }
+    world.node.set_identity(REMOTE.0).unwrap();
     world
 }
 
@@ -126,17 +148,85 @@ fn some_identities_are_nobodys_to_claim() {
     for family in FAMILIES {
         let mut world = with_peer(World::open());
         assert_eq!(carried(&mut world, peer, REMOTE, &call(family, SYN)).action, ACT_REDIRECT);
-        // Not at all: unknown, world, kube-apiserver, ingress, reserved for later, of a prefix; of somebody else; of
-        // whom nobody has heard. The flow that there is excuses none of them.
+        // Not at all: unknown, world, kube-apiserver, ingress, reserved for later, of a prefix; of whom policies here
+        // have not heard. The flow that there is excuses none of them.
         for claimed in [0, 2, 3, 7, 8, 9, 10, 128, 255, identity(B).0, 65_535] {
             for flags in [SYN, ACK] {
                 let ran = carried(&mut world, peer, Identity(claimed), &call(family, flags));
                 world.dropped(&ran, abi::DROP_INVALID_IDENTITY, abi::DIRECTION_INGRESS);
             }
         }
-        let unheard = Packet::tcp((nobody(family), 5000), (family.of(A), 80), SYN);
-        let ran = carried(&mut world, peer, REMOTE, &unheard);
+        // One that is no longer believed takes its flows with it, when they are judged again.
+        world.node.remove_identity(REMOTE.0).unwrap();
+        world.set_address(family.host(), Identity::HOST, 0);
+        let ran = carried(&mut world, peer, REMOTE, &call(family, ACK));
         world.dropped(&ran, abi::DROP_INVALID_IDENTITY, abi::DIRECTION_INGRESS);
+    }
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn the_identity_counts_and_not_what_is_known_of_the_address() {
+    let [peer, _] = peers();
+    let other = Identity(2008);
+    for family in FAMILIES {
+        let mut world = with_peer(World::new());
+        world.node.set_identity(other.0).unwrap();
+        world.set_policy(A, &policy([one_port(Direction::Ingress, other, 80)]));
+        let unheard = |flags| Packet::tcp((nobody(family), 5000), (family.of(A), 80), flags);
+        let back = |to, flags| Packet::tcp((family.of(A), 80), (to, 5000), flags);
+        // Nobody has heard of the address, or it was another one's the last time.
+        for (from, packet) in [(nobody(family), unheard(SYN)), (remote(family), call(family, SYN))] {
+            let ran = carried(&mut world, peer, REMOTE, &packet);
+            let event = world.dropped(&ran, abi::DROP_POLICY_DENIED, abi::DIRECTION_INGRESS);
+            assert_eq!(event.source_identity, REMOTE.0);
+            assert_eq!(carried(&mut world, peer, other, &packet).action, ACT_REDIRECT, "{from}");
+            assert_eq!(world.leave(A, &back(from, SYN | ACK)).action, ACT_REDIRECT, "{from}");
+            // So is the answer, though it be judged again.
+            world.set_address(family.host(), Identity::HOST, 0);
+            assert_eq!(world.leave(A, &back(from, ACK)).action, ACT_REDIRECT, "{from}");
+        }
+        // It is no reason to call there, nor to answer whom nobody may be any more.
+        world.set_policy(A, &policy([one_port(Direction::Ingress, other, 80), any(Direction::Egress)]));
+        world.leave_dropped(A, &Packet::tcp((family.of(A), 40000), (nobody(family), 80), SYN), abi::DROP_UNROUTABLE);
+        let kind = if family == Family::V4 { 13 } else { 140 };
+        let alone = Packet::icmp(family.of(A), nobody(family), kind, 0, &[0; 4]);
+        world.leave_dropped(A, &alone, abi::DROP_UNROUTABLE);
+        world.node.remove_identity(other.0).unwrap();
+        world.leave_dropped(A, &back(nobody(family), ACK), abi::DROP_UNROUTABLE);
+    }
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_node_speaks_for_what_is_behind_it_alone() {
+    for family in FAMILIES {
+        let mut world = with_peer(World::open());
+        let outsiders = [family.world(), family.cidr(), behind_third(family), third()[family as usize]];
+        for peer in peers() {
+            for source in outsiders {
+                let packet = Packet::tcp((source, 5000), (family.of(A), 80), SYN);
+                for claimed in [REMOTE, Identity::HOST] {
+                    let ran = carried(&mut world, peer, claimed, &packet);
+                    world.dropped(&ran, abi::DROP_INVALID_SOURCE, abi::DIRECTION_INGRESS);
+                }
+            }
+        }
+        // Nor is a flow another node's to go on with, whoever opened it.
+        let [node, _] = peers();
+        let [other, _] = third();
+        assert_eq!(carried(&mut world, node, REMOTE, &call(family, SYN)).action, ACT_REDIRECT);
+        let ran = carried(&mut world, other, REMOTE, &call(family, ACK));
+        world.dropped(&ran, abi::DROP_INVALID_SOURCE, abi::DIRECTION_INGRESS);
+        let out = Packet::tcp((family.of(A), 40000), (remote(family), 80), SYN);
+        assert_eq!(world.leave(A, &out).action, ACT_REDIRECT);
+        let back = Packet::tcp((remote(family), 80), (family.of(A), 40000), SYN | ACK);
+        let ran = carried(&mut world, other, REMOTE, &back);
+        world.dropped(&ran, abi::DROP_INVALID_SOURCE, abi::DIRECTION_INGRESS);
+        for node in peers() {
+            assert_eq!(carried(&mut world, node, REMOTE, &back).action, ACT_REDIRECT, "by any of its addresses");
+            assert_eq!(carried(&mut world, node, REMOTE, &call(family, ACK)).action, ACT_REDIRECT);
+        }
     }
 }
 

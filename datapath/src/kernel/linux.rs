@@ -6,7 +6,7 @@ use crate::expedite::Expedited;
 use crate::firewall::Rules;
 use crate::forwarding;
 use crate::links::{self, Device, HOST_DEVICE, HOST_PEER, TUNNEL, endpoint_of, ifindex};
-use crate::maps::{Maps, endpoints, ipcache, policy, runtime, tunnel};
+use crate::maps::{Maps, endpoints, identities, ipcache, policy, runtime, tunnel};
 use crate::netlink::{Netlink, NetlinkError, Refused, Request};
 use crate::operation::{Operation, TunnelSpec};
 use crate::programs::Programs;
@@ -73,12 +73,16 @@ impl Kernel for Linux {
         let mut attachments = self.programs.attachments(&mut self.netlink, devices)?;
         let tunnel = attachments.remove(&TUNNEL);
         let versions = policy::read(&self.maps)?;
+        let (vteps, nodes) = (tunnel::read_vteps(&self.maps)?, tunnel::read_nodes(&self.maps)?);
+        let numbers = vteps.values().map(|vtep| vtep.node).chain(nodes.values().copied());
         Ok(Bpf {
             slots,
             attachments,
             tunnel,
-            vteps: tunnel::read_vteps(&self.maps)?,
-            nodes: tunnel::read_nodes(&self.maps)?,
+            last_node: numbers.max().map_or(0, |number| number.0),
+            vteps,
+            nodes,
+            identities: identities::read(&self.maps)?,
             policies: versions.policies,
             last_policy: versions.last,
             ipcache: ipcache::read(&self.maps)?,
@@ -100,6 +104,7 @@ impl Kernel for Linux {
             let (run, after) = rest.split_at(same);
             match Way::of(first) {
                 Way::Messages => results.extend(self.messages(run)),
+                Way::Addresses => results.extend(self.addresses(run)),
                 Way::Identities => results.extend(self.identities(run)),
                 Way::Forgetting => results.extend(self.forgetting(run)),
                 Way::Programs => {
@@ -119,7 +124,9 @@ impl Kernel for Linux {
 enum Way {
     /// By route netlink messages, many in one system call.
     Messages,
-    /// By map elements, many in one system call.
+    /// By elements of the address maps, many in one system call.
+    Addresses,
+    /// By elements of the map of identities, many in one system call.
     Identities,
     Forgetting,
     /// One at a time, in a hurry.
@@ -148,7 +155,8 @@ impl Way {
             | Operation::RemoveRoute(..)
             | Operation::AddNeighbour(..)
             | Operation::RemoveNeighbour(..) => Way::Messages,
-            Operation::PutIpcache(..) => Way::Identities,
+            Operation::PutIpcache(..) => Way::Addresses,
+            Operation::PutIdentity(_) => Way::Identities,
             Operation::RemoveIpcache(_) => Way::Forgetting,
             Operation::Attach(_) | Operation::AttachTunnel => Way::Programs,
             Operation::Forwarding
@@ -157,8 +165,9 @@ impl Way {
             | Operation::UnpinTunnel
             | Operation::PutVtep(..)
             | Operation::RemoveVtep(_)
-            | Operation::PutNode(_)
+            | Operation::PutNode(..)
             | Operation::RemoveNode(_)
+            | Operation::RemoveIdentity(_)
             | Operation::Unpin(_)
             | Operation::WriteSlot(..)
             | Operation::ClearSlot(_)
@@ -256,7 +265,7 @@ impl Linux {
     }
 
     /// Writes addresses in batches; one by one where a batch failed, to find the ones at fault.
-    fn identities(&mut self, operations: &[Operation]) -> Vec<Result<(), OperationError>> {
+    fn addresses(&mut self, operations: &[Operation]) -> Vec<Result<(), OperationError>> {
         let entry = |operation: &Operation| match operation {
             Operation::PutIpcache(prefix, entry) => Some((*prefix, *entry)),
             _ => None,
@@ -281,6 +290,19 @@ impl Linux {
         prefixes.iter().map(|prefix| ipcache::remove(&self.maps, &[*prefix]).map_err(Into::into)).collect()
     }
 
+    /// Writes identities that are believed, likewise.
+    fn identities(&mut self, operations: &[Operation]) -> Vec<Result<(), OperationError>> {
+        let number = |operation: &Operation| match operation {
+            Operation::PutIdentity(identity) => Some(identity.0),
+            _ => None,
+        };
+        let numbers: Vec<u32> = operations.iter().filter_map(number).collect();
+        if identities::put(&self.maps, &numbers).is_ok() {
+            return operations.iter().map(|_| Ok(())).collect();
+        }
+        numbers.iter().map(|number| identities::put(&self.maps, &[*number]).map_err(Into::into)).collect()
+    }
+
     fn single(&mut self, operation: &Operation) -> Result<(), OperationError> {
         match operation {
             Operation::Forwarding => forwarding::turn_on()?,
@@ -288,9 +310,10 @@ impl Linux {
             Operation::CreateTunnel(spec) => self.tunnel_device(*spec)?,
             Operation::AttachTunnel => self.programs.attach(&mut self.netlink, TUNNEL)?,
             Operation::UnpinTunnel => self.programs.unpin(TUNNEL)?,
-            Operation::PutVtep(prefix, node) => tunnel::put_vtep(&self.maps, *prefix, *node)?,
+            Operation::PutVtep(prefix, vtep) => tunnel::put_vtep(&self.maps, *prefix, *vtep)?,
             Operation::RemoveVtep(prefix) => tunnel::remove_vtep(&self.maps, *prefix)?,
-            Operation::PutNode(node) => tunnel::put_node(&self.maps, *node)?,
+            Operation::PutNode(node, number) => tunnel::put_node(&self.maps, *node, *number)?,
+            Operation::RemoveIdentity(identity) => identities::remove(&self.maps, *identity)?,
             Operation::RemoveNode(node) => tunnel::remove_node(&self.maps, *node)?,
             Operation::Attach(id) => self.programs.attach(&mut self.netlink, *id)?,
             Operation::Unpin(id) if self.doomed.contains(id) => self.undertaker.bury(self.programs.pins(*id)),

@@ -6,8 +6,8 @@
 //! have every policy written anew. A peer is at rest when no packet can be one of its own and no flow rests on a verdict
 //! about it:
 //!
-//! - no address has the identity, no endpoint here has it, and it is none that the programs give by themselves (the
-//!   reserved ones): so no look-up answers with it;
+//! - no address has the identity, no endpoint here has it, it is none that the programs give by themselves (the reserved
+//!   ones), and not believed of what other nodes send: so no look-up answers with it, and no tunnel brings it;
 //! - that has been so for `reconcile::GRACE`: a packet that was on its way has arrived;
 //! - flows were told to look again since (`flows_stale` is false): one whose other end is elsewhere is judged again, by
 //!   an address that has another identity by then;
@@ -38,9 +38,9 @@ pub(super) fn plan(plan: &mut Plan, current: &Current, desired: &Datapath, fadin
         let held = versions.get(identity).map(Vec::as_slice).unwrap_or_default();
         let id = match find(plan, current, held, map) {
             Some(id) => id,
-            None => amend(plan, current, held, *identity, map, &mut peers).unwrap_or_else(|| {
+            None => amend(plan, current, held, *identity, map, &mut peers).unwrap_or_else(|map| {
                 let id = ids.next();
-                written.push(Operation::WritePolicy(id, *identity, map.clone()));
+                written.push(Operation::WritePolicy(id, *identity, map));
                 id
             }),
         };
@@ -72,8 +72,9 @@ fn find(plan: &mut Plan, current: &Current, held: &[PolicyId], map: &Arc<PolicyM
     Some(*id)
 }
 
-/// Has the newest version say what is wanted, if what it says differs about peers at rest alone. About a peer that goes
-/// to rest in this round it goes on saying what it says, until a later one.
+/// Has the newest version say what is wanted, if what it says differs about peers at rest alone; else a new one is to say
+/// what is answered. About a peer that goes to rest in this round a version goes on saying what it says, until a later
+/// one; and any version about a peer that is merely unrecognised, for packets may be its own.
 fn amend(
     plan: &mut Plan,
     current: &Current,
@@ -81,31 +82,32 @@ fn amend(
     identity: Identity,
     map: &Arc<PolicyMap>,
     peers: &mut Peers<'_>,
-) -> Option<PolicyId> {
-    let id = *held.first()?;
-    let former = &current.bpf.policies.get(&id)?.map;
+) -> Result<PolicyId, Arc<PolicyMap>> {
+    let policy = held.first().and_then(|id| current.bpf.policies.get_key_value(id));
+    let Some((id, policy)) = policy else { return Err(map.clone()) };
+    let former = &policy.map;
     let (mut possible, mut kept): (bool, Vec<(Identity, Column)>) = (true, Vec::new());
-    former.differences(map, |peer, here, there| {
-        if !possible || peers.is_at_rest(peer) {
-            return;
-        }
-        match (here, there) {
-            (Some(here), None) if peers.goes_to_rest(peer) => kept.push((peer, here.clone())),
-            _ => possible = false,
-        }
+    former.differences(map, |peer, here, there| match (here, there) {
+        (Some(here), None) if !peers.desired.settled && peers.goes_to_rest(peer) => kept.push((peer, here.clone())),
+        _ if !possible || peers.is_at_rest(peer) => {}
+        (Some(here), None) if peers.goes_to_rest(peer) => kept.push((peer, here.clone())),
+        _ => possible = false,
     });
-    if !possible {
-        return None;
+    if !possible && peers.desired.settled {
+        return Err(map.clone());
     }
-    plan.unfinished |= !kept.is_empty();
+    plan.unfinished |= !kept.is_empty() && peers.desired.settled;
     let mut wanted = map.clone();
     for (peer, column) in kept {
         Arc::make_mut(&mut wanted).set_column(peer, Some(column));
     }
-    if !wanted.has_same_entries(former) {
-        plan.add(Stage::Policies, Operation::AmendPolicy(id, identity, former.clone(), wanted));
+    if !possible {
+        return Err(wanted);
     }
-    Some(id)
+    if !wanted.has_same_entries(former) {
+        plan.add(Stage::Policies, Operation::AmendPolicy(*id, identity, former.clone(), wanted));
+    }
+    Ok(*id)
 }
 
 /// Who a packet can be one of, found out when it is asked.
@@ -127,18 +129,19 @@ impl Peers<'_> {
             let subjects = bpf.policies.values().filter_map(|policy| policy.identity);
             endpoints.chain(subjects).chain(fading.iter().copied()).map(|peer| (peer, ())).collect()
         });
-        !peer.is_reserved() && !bpf.flows_stale && !bpf.ipcache.mentions(peer) && !met.contains_key(&peer)
+        let named = bpf.ipcache.mentions(peer) || bpf.identities.contains_key(&peer);
+        !peer.is_reserved() && !bpf.flows_stale && !named && !met.contains_key(&peer)
     }
 
-    /// Whether nobody has the identity when this round is over.
+    /// Whether nobody has the identity when this round is over; before everything is settled, as far as is known.
     fn goes_to_rest(&mut self, peer: Identity) -> bool {
         let desired = self.desired;
         let staying = self.staying.get_or_insert_with(|| {
             let endpoints = desired.endpoints.values().map(|endpoint| endpoint.identity);
             endpoints.chain(desired.policies.keys().copied()).map(|peer| (peer, ())).collect()
         });
-        // Before that, what is merely unrecognised stays.
-        desired.settled && !peer.is_reserved() && !desired.ipcache.mentions(peer) && !staying.contains_key(&peer)
+        let named = desired.ipcache.mentions(peer) || desired.identities.contains_key(&peer);
+        !peer.is_reserved() && !named && !staying.contains_key(&peer)
     }
 }
 

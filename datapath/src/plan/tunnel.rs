@@ -2,7 +2,7 @@
 
 use super::{Plan, Seen, Stage};
 use crate::Tunnel;
-use crate::current::{Attachment, Current};
+use crate::current::{Attachment, Current, NodeNumber, Vtep};
 use crate::operation::{Operation, TunnelSpec};
 use ipnetwork::IpNetwork;
 use model::Identity;
@@ -18,7 +18,8 @@ const FIRST_MTU: u32 = 1430;
 struct Wanted {
     /// Prefixes of pods.
     pods: BTreeMap<IpNetwork, IpAddr>,
-    nodes: BTreeSet<IpAddr>,
+    /// Their addresses, and the one that stands for each.
+    nodes: BTreeMap<IpAddr, IpAddr>,
     /// Of the nodes' addresses our own: the other nodes know them.
     own: BTreeSet<IpAddr>,
 }
@@ -32,8 +33,8 @@ impl Wanted {
         let elsewhere = |node: &IpAddr| !own(node) && held(node).is_none_or(|entry| entry.endpoint.is_none());
         Wanted {
             pods: desired.vteps.iter().filter(|(_, node)| elsewhere(node)).map(|(p, node)| (*p, *node)).collect(),
-            nodes: desired.nodes.iter().copied().filter(elsewhere).collect(),
-            own: desired.nodes.iter().copied().filter(own).collect(),
+            nodes: desired.nodes.iter().filter(|(ip, _)| elsewhere(ip)).map(|(ip, node)| (*ip, *node)).collect(),
+            own: desired.nodes.keys().copied().filter(own).collect(),
         }
     }
 
@@ -43,14 +44,53 @@ impl Wanted {
     }
 
     /// Pods, and the nodes themselves, which are behind themselves.
-    fn vteps(&self) -> BTreeMap<IpNetwork, IpAddr> {
-        self.nodes.iter().map(|node| (IpNetwork::from(*node), *node)).chain(self.pods.clone()).collect()
+    fn vteps(&self, numbers: &Numbers) -> BTreeMap<IpNetwork, Vtep> {
+        let nodes = self.nodes.keys().map(|node| (IpNetwork::from(*node), *node));
+        let vtep = |address| self.number(numbers, address).map(|node| Vtep { address, node });
+        nodes.chain(self.pods.clone()).filter_map(|(prefix, node)| Some((prefix, vtep(node)?))).collect()
+    }
+
+    /// The number of the node that an address belongs to.
+    fn number(&self, numbers: &Numbers, address: IpAddr) -> Option<NodeNumber> {
+        numbers.get(&self.name(address)).copied()
+    }
+
+    /// The address that stands for the node of an address.
+    fn name(&self, address: IpAddr) -> IpAddr {
+        self.nodes.get(&address).copied().unwrap_or(address)
+    }
+
+    /// A number for each node, by the address that stands for it: the one that it has, or one that no node ever had.
+    fn numbers(&self, current: &Current) -> Numbers {
+        let bpf = &current.bpf;
+        let behind = bpf.vteps.values().map(|vtep| (self.name(vtep.address), vtep.node));
+        let nodes = bpf.nodes.iter().map(|(address, number)| (self.name(*address), *number));
+        let held: Numbers = behind.chain(nodes).collect();
+        let mut last = bpf.last_node;
+        let (mut numbers, mut taken) = (Numbers::new(), BTreeSet::new());
+        let names = self.nodes.values().copied().chain(self.pods.values().map(|vtep| self.name(*vtep)));
+        for name in names.collect::<BTreeSet<IpAddr>>() {
+            let number = held.get(&name).copied().filter(|number| number.0 != 0 && !taken.contains(number));
+            let number = number.unwrap_or_else(|| {
+                last = last.wrapping_add(1).max(1);
+                NodeNumber(last)
+            });
+            taken.insert(number);
+            numbers.insert(name, number);
+        }
+        numbers
     }
 }
 
+/// By the address that stands for the node.
+type Numbers = BTreeMap<IpAddr, NodeNumber>;
+
 /// Whether flows rest on what an operation changes.
 pub(super) fn moves_flows(operation: &Operation) -> bool {
-    matches!(operation, Operation::PutVtep(..) | Operation::RemoveVtep(_))
+    matches!(
+        operation,
+        Operation::PutVtep(..) | Operation::RemoveVtep(_) | Operation::RemoveNode(_) | Operation::RemoveIdentity(_)
+    )
 }
 
 pub(super) fn plan(plan: &mut Plan, current: &Current, desired: &Datapath, seen: &Seen, tunnel: Tunnel) {
@@ -114,24 +154,30 @@ fn withdraw(plan: &mut Plan, current: &Current) {
 }
 
 fn nodes(plan: &mut Plan, current: &Current, wanted: &Wanted, seen: &Seen, settled: bool) {
-    let vteps = wanted.vteps();
+    let numbers = wanted.numbers(current);
+    let vteps = wanted.vteps(&numbers);
     let known = |prefix: &IpNetwork| seen.vteps.contains(prefix) || seen.nodes.contains(&prefix.ip());
     for prefix in current.bpf.vteps.keys().filter(|prefix| !vteps.contains_key(prefix)) {
         if settled || known(prefix) {
             plan.add(Stage::Forget, Operation::RemoveVtep(*prefix));
         }
     }
-    for node in current.bpf.nodes.difference(&wanted.nodes) {
+    for node in current.bpf.nodes.keys().filter(|node| !wanted.nodes.contains_key(node)) {
         if settled || seen.nodes.contains(node) {
             plan.add(Stage::Forget, Operation::RemoveNode(*node));
         }
     }
-    for (prefix, node) in vteps {
-        if current.bpf.vteps.get(&prefix) != Some(&node) {
-            plan.add(Stage::Nodes, Operation::PutVtep(prefix, node));
+    for (prefix, vtep) in vteps {
+        if current.bpf.vteps.get(&prefix) != Some(&vtep) {
+            plan.add(Stage::Nodes, Operation::PutVtep(prefix, vtep));
         }
     }
-    for node in wanted.nodes.difference(&current.bpf.nodes) {
-        plan.add(Stage::Nodes, Operation::PutNode(*node));
+    for node in wanted.nodes.keys() {
+        match wanted.number(&numbers, *node) {
+            Some(number) if current.bpf.nodes.get(node) != Some(&number) => {
+                plan.add(Stage::Nodes, Operation::PutNode(*node, number));
+            }
+            _ => {}
+        }
     }
 }

@@ -16,8 +16,17 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 /// Maps that are only of use together.
-const VERDICTS: [&str; 8] =
-    [map::LXC, map::POLICIES, map::POLICY, map::IPCACHE, map::IPCACHE_LPM, map::TUNNEL, map::NODES, map::RUNTIME];
+const VERDICTS: [&str; 9] = [
+    map::LXC,
+    map::POLICIES,
+    map::POLICY,
+    map::IPCACHE,
+    map::IPCACHE_LPM,
+    map::IDENTITIES,
+    map::TUNNEL,
+    map::NODES,
+    map::RUNTIME,
+];
 
 /// What is kept of maps that made room.
 #[derive(Debug, Default)]

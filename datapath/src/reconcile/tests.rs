@@ -3,7 +3,7 @@ use crate::Tunnel;
 use crate::current::{Attachment, Current};
 use crate::fake::Fake;
 use ipnetwork::IpNetwork;
-use model::desired::{Endpoint, IpcacheEntry, LinkIntent};
+use model::desired::{Endpoint, LinkIntent};
 use model::{Direction, Mac, PolicyEntry, PolicyKey, PolicyMap};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
@@ -55,10 +55,12 @@ pub(crate) fn snapshot(settled: impl Strategy<Value = bool>) -> impl Strategy<Va
         (0u8..4).prop_map(|n| format!("10.16.{n}.0/24").parse().unwrap()),
         (0u8..2).prop_map(|n| format!("f00d:{n}::/64").parse().unwrap()),
     ];
-    let peers = (btree_map(pods, node(), 0..4), btree_set(node(), 0..3));
+    let identities = btree_set((300u32..306).prop_map(Identity), 0..5);
+    let peers = (btree_map(pods, node(), 0..4), btree_map(node(), node(), 0..3), identities);
     (endpoints, cidrs, vec(policy_map(), 3), gateways, pools, peers, settled).prop_map(
-        |(endpoints, cidrs, policies, gateways, pools, (vteps, nodes), settled)| {
-            let mut desired = Datapath { settled, gateways, pools, vteps, nodes, ..Datapath::default() };
+        |(endpoints, cidrs, policies, gateways, pools, (vteps, nodes, identities), settled)| {
+            let identities = identities.into_iter().map(|identity| (identity, ())).collect();
+            let mut desired = Datapath { settled, gateways, pools, vteps, nodes, identities, ..Datapath::default() };
             let host = IpcacheEntry { identity: Identity::HOST, endpoint: None };
             desired.ipcache.insert("172.31.0.1/32".parse().unwrap(), host);
             for (id, (name, identity, address)) in endpoints {
@@ -108,19 +110,20 @@ fn fail_closed(before: &Current, operation: &Operation, after: &Current, desired
         }
         Operation::AmendPolicy(_, _, former, map) => former.differences(map, |peer, _, _| {
             let bpf = &before.bpf;
-            let met = bpf.ipcache.values().any(|entry| entry.identity == peer)
+            let met = bpf.identities.contains_key(&peer)
+                || bpf.ipcache.values().any(|entry| entry.identity == peer)
                 || bpf.slots.values().any(|slot| slot.identity == peer)
                 || bpf.policies.values().any(|policy| policy.identity == Some(peer));
             // Flows that rest on another identity may have failed to be told since the round was planned.
             let told = !bpf.flows_stale || !nothing_fails;
             assert!(!met && told && !peer.is_reserved(), "{peer} is not at rest before {operation:?}");
         }),
-        Operation::PutIpcache(prefix, entry) => {
+        Operation::PutIpcache(_, IpcacheEntry { identity, .. }) | Operation::PutIdentity(identity) => {
             for slot in after.bpf.slots.values() {
                 let Some(wanted) = desired.policies.get(&slot.identity) else { continue };
-                let wanted = about(wanted, entry.identity);
-                let held = about(&after.bpf.policies[&slot.policy].map, entry.identity);
-                assert!(wanted.is_empty() || wanted == held, "{prefix} has an identity that is not judged yet");
+                let wanted = about(wanted, *identity);
+                let held = about(&after.bpf.policies[&slot.policy].map, *identity);
+                assert!(wanted.is_empty() || wanted == held, "{operation:?} before the identity is judged");
             }
         }
         // An address that could not be made to forget its identity must not hold up a policy, so this holds only while
@@ -130,10 +133,17 @@ fn fail_closed(before: &Current, operation: &Operation, after: &Current, desired
                 return;
             };
             let map = |policy| &after.bpf.policies[policy].map;
-            for (prefix, entry) in after.bpf.ipcache.iter().filter(|(prefix, _)| !desired.ipcache.contains_key(prefix))
-            {
-                let (was, is) = (about(map(&former.policy), entry.identity), about(map(&slot.policy), entry.identity));
-                assert!(was.is_empty() || !is.is_empty() || !desired.settled, "{prefix} outlives the verdict on it");
+            let bpf = &after.bpf;
+            let addresses = bpf.ipcache.iter().filter(|(prefix, _)| !desired.ipcache.contains_key(prefix));
+            let believed = bpf.identities.keys().filter(|identity| !desired.identities.contains_key(identity));
+            for identity in addresses.map(|(_, entry)| entry.identity).chain(believed) {
+                let (was, is) = (about(map(&former.policy), identity), about(map(&slot.policy), identity));
+                // Before everything is settled an address may have another owner who is known, and judged.
+                let known = !desired.settled && desired.identities.contains_key(&identity);
+                let known = known || !desired.settled && desired.ipcache.values().any(|e| e.identity == identity);
+                let known = known || !desired.settled && desired.policies.contains_key(&identity);
+                let known = known || identity.is_reserved();
+                assert!(was.is_empty() || !is.is_empty() || known, "{identity} outlives the verdict on it");
             }
         }
         _ => {}
@@ -163,14 +173,28 @@ fn assert_equal(current: &Current, desired: &Datapath) {
     assert_eq!(current.firewall.masquerade.as_ref(), Some(&desired.pools));
     let own = IpAddr::from([172, 31, 0, 1]);
     let pods: Vec<_> = desired.vteps.iter().filter(|(_, node)| **node != own).map(|(p, node)| (*p, *node)).collect();
-    let nodes: BTreeSet<IpAddr> = desired.nodes.iter().copied().filter(|node| *node != own).collect();
+    let nodes: BTreeSet<IpAddr> = desired.nodes.keys().copied().filter(|node| *node != own).collect();
     assert_eq!(
         current.network.tunnel_routes.keys().collect::<Vec<_>>(),
         pods.iter().map(|(p, _)| p).collect::<Vec<_>>()
     );
-    assert_eq!(current.bpf.nodes, nodes);
-    let vteps = pods.into_iter().chain(nodes.iter().map(|node| ((*node).into(), *node)));
-    assert_eq!(current.bpf.vteps, vteps.collect());
+    assert_eq!(current.bpf.nodes.keys().copied().collect::<BTreeSet<_>>(), nodes);
+    let wanted: BTreeMap<IpNetwork, IpAddr> =
+        pods.into_iter().chain(nodes.iter().map(|node| ((*node).into(), *node))).collect();
+    let vteps = current.bpf.vteps.iter().map(|(prefix, vtep)| (*prefix, vtep.address));
+    assert_eq!(vteps.collect::<BTreeMap<_, _>>(), wanted);
+    // What is one node's has one number, and no other node has it.
+    let behind = current.bpf.vteps.values().map(|vtep| (vtep.address, vtep.node));
+    let numbers: BTreeSet<_> = behind
+        .chain(current.bpf.nodes.iter().map(|(node, number)| (*node, *number)))
+        .map(|(ip, number)| (desired.nodes.get(&ip).copied().filter(|_| ip != own).unwrap_or(ip), number))
+        .collect();
+    assert!(numbers.iter().all(|(_, number)| number.0 != 0));
+    for (node, number) in &numbers {
+        let same = numbers.iter().filter(|(other, n)| (other == node) != (n == number)).count();
+        assert_eq!(same, 0, "{numbers:?}");
+    }
+    assert_eq!(current.bpf.identities, desired.identities);
     assert!(current.network.tunnel.is_some_and(|link| link.up) && current.bpf.tunnel == Some(Attachment::Current));
     assert!(current.network.forwarding && current.network.host_device && current.firewall.forward);
 }
@@ -268,8 +292,24 @@ proptest! {
         let own = IpAddr::from([172, 31, 0, 1]);
         let kept = old.vteps.iter().filter(|(prefix, node)| **node != own && !new.vteps.contains_key(prefix));
         for (prefix, node) in kept {
-            prop_assert_eq!(state.bpf.vteps.get(prefix), Some(node));
+            prop_assert_eq!(state.bpf.vteps.get(prefix).map(|vtep| vtep.address), Some(*node));
             prop_assert!(state.network.tunnel_routes.contains_key(prefix));
+        }
+        for identity in old.identities.keys() {
+            prop_assert!(state.bpf.identities.contains_key(&identity));
+            // Of whom the new one does not know, what the old one said goes on to hold.
+            let known = new.identities.contains_key(&identity)
+                || new.policies.contains_key(&identity)
+                || new.ipcache.values().any(|entry| entry.identity == identity);
+            for (id, before) in old.endpoints.iter().filter(|_| !known) {
+                let subject = before.identity;
+                let said = about(&old.policies[&subject], identity);
+                let same = new.endpoints.get(id).is_none_or(|endpoint| endpoint.identity == subject);
+                if same && new.policies.get(&subject).is_none_or(|map| about(map, identity).is_empty()) {
+                    let held = about(&state.bpf.policies[&state.bpf.slots[id].policy].map, identity);
+                    prop_assert_eq!(held, said);
+                }
+            }
         }
         let settled = Datapath { settled: true, ..new };
         *goal.lock().unwrap() = settled.clone();

@@ -97,7 +97,7 @@ impl Cluster {
             let identity = if other == n { Identity::HOST } else { Identity::REMOTE_NODE };
             for address in [IpAddr::from(*v4), IpAddr::from(*v6)] {
                 desired.ipcache.insert(address.into(), IpcacheEntry { identity, endpoint: None });
-                desired.nodes.insert(address);
+                desired.nodes.insert(address, self.underlay.of(other));
             }
         }
         let other = 1 - n;
@@ -116,7 +116,11 @@ impl Cluster {
         };
         let entry = IpcacheEntry { identity: Identity(identity), endpoint: None };
         let known = container.addresses().map(|address| (address.into(), entry));
-        self.nodes[1 - n].must(|desired| desired.ipcache.extend(known)).await;
+        let learn = |desired: &mut Datapath| {
+            desired.ipcache.extend(known);
+            desired.identities.insert(Identity(identity), ());
+        };
+        self.nodes[1 - n].must(learn).await;
         container
     }
 
@@ -220,6 +224,7 @@ fn nobody_but_a_node_speaks_through_the_tunnel() {
         // A node itself does not give out identities that are not its to give, nor addresses that are another's.
         refused(171, cluster.underlay.of(0), 9, a.v4());
         refused(171, cluster.underlay.of(0), 302, a.v4());
+        refused(132, cluster.underlay.of(0), 300, IpAddr::from([10, 15, 3, 7]));
         refused(132, cluster.underlay.of(0), 301, b.v4());
         refused(132, cluster.underlay.of(0), 300, GATEWAY4.into());
         // Nor does a container write into the tunnel.

@@ -62,6 +62,9 @@ fn what_is_recorded_is_what_is_read() {
             let (network, mut bpf) = (reconciler.kernel().network().unwrap(), reconciler.kernel().bpf().unwrap());
             assert_eq!(network, held.network);
             bpf.flows_stale = held.bpf.flows_stale;
+            // Of nodes that are gone the kernel remembers no number.
+            assert!(bpf.last_node <= held.bpf.last_node);
+            bpf.last_node = held.bpf.last_node;
             // Nothing enforces a direction in the kernel; it is for people.
             assert_eq!(bpf, held.bpf);
             [Domain::Network, Domain::Bpf].into_iter().for_each(|domain| reconciler.distrust(domain));
