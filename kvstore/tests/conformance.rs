@@ -6,6 +6,8 @@
 mod cluster;
 #[path = "conformance/contract.rs"]
 mod contract;
+#[path = "conformance/crash.rs"]
+mod crash;
 #[path = "conformance/embedded.rs"]
 mod embedded;
 #[path = "conformance/etcd.rs"]
