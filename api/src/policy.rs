@@ -28,6 +28,26 @@ pub struct Policy {
     pub rules: serde_json::Value,
 }
 
+/// `GET /v1/policy/status`: how far each node of the cluster is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PolicyStatus {
+    /// Revision of the rules that the kvstore holds.
+    pub revision: u64,
+    pub nodes: Vec<NodeEnforcement>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NodeEnforcement {
+    pub node: String,
+    /// Revision of the rules that the node knows; `null`: it tells nothing, or nothing readable.
+    pub known: Option<u64>,
+    /// What every endpoint of the node enforces, or more.
+    pub enforced: Option<u64>,
+    pub endpoints: usize,
+    /// What keeps endpoints from enforcing, a few of them.
+    pub failing: Vec<String>,
+}
+
 /// `POST /v1/policy/trace`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -22,6 +22,7 @@ pub const NETWORK: &str = "/v1/network";
 pub const NODE: &str = "/v1/node";
 pub const OPENAPI: &str = "/v1/openapi.json";
 pub const POLICY: &str = "/v1/policy";
+pub const POLICY_STATUS: &str = "/v1/policy/status";
 pub const POLICY_TRACE: &str = "/v1/policy/trace";
 pub const POLICY_WAIT: &str = "/v1/policy/wait";
 pub const BPF: &str = "/v1/bpf";
@@ -73,6 +74,7 @@ pub const ALL: &[(&str, &str, &str)] = &[
     ("GET", "/v1/policy", "Rules; ?label= filters, repeatable"),
     ("PUT", "/v1/policy", "Import rules; ?replace=true, ?wait=true"),
     ("DELETE", "/v1/policy", "Delete rules by ?label=, or ?all=true"),
+    ("GET", "/v1/policy/status", "How far each node of the cluster is with the rules"),
     ("POST", "/v1/policy/trace", "Ask what the policy says"),
     ("GET", "/v1/policy/wait", "How many endpoints enforce ?revision="),
 ];

@@ -23,6 +23,8 @@ pub struct Status {
     /// The worst of the others, with the reason.
     pub cilium: Part,
     pub kvstore: Part,
+    #[serde(default)]
+    pub kvstore_contact: KvstoreContact,
     pub container_runtime: Part,
     pub docker_plugin: Part,
     pub datapath: Part,
@@ -44,6 +46,52 @@ pub struct Status {
     /// Latencies of the last plugin call of each method, microseconds.
     #[serde(default)]
     pub plugin_calls: Vec<PluginCall>,
+}
+
+/// What the agent has to do with the kvstore.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct KvstoreContact {
+    pub watches: Vec<Watch>,
+    pub lease: Option<Lease>,
+    /// `None`: none was seen yet.
+    pub heartbeat: Option<Heartbeat>,
+}
+
+/// Keys that the agent follows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Watch {
+    pub prefix: String,
+    /// The newest change that came, or the store's revision at the last comparison.
+    pub revision: u64,
+    /// Whether changes come as they happen.
+    pub in_contact: bool,
+}
+
+/// Under which the agent's own keys are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Lease {
+    pub id: Option<String>,
+    /// Seconds since the store last confirmed it.
+    pub confirmed: Option<u64>,
+    pub keys: usize,
+    /// Writes and deletions that wait for the store.
+    pub pending: usize,
+    pub trouble: Option<String>,
+}
+
+/// The newest sign of life that some node wrote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Heartbeat {
+    /// Time by the clock of who wrote it.
+    pub written: String,
+    /// Seconds since this agent saw it first.
+    pub age: u64,
+    /// How long the store took to answer.
+    pub round_trip_us: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

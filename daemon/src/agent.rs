@@ -33,6 +33,7 @@ pub struct Agent {
     /// `None`: other nodes are not probed.
     pub health: Option<Health>,
     pub kvstore: Arc<dyn Backend>,
+    pub contact: crate::contact::Contact,
     pub kvstore_counters: crate::metered::Counters,
     pub policy: PolicyStore,
     pub plugin_calls: Arc<docker_plugin::CallStats>,

@@ -195,6 +195,7 @@ async fn handle(agent: &Arc<Agent>, mut request: Request) -> Result<Response<Bod
         ("GET", "/v1/policy") => policy::get(agent, request.query),
         ("PUT", "/v1/policy") => policy::import(agent, request).await,
         ("DELETE", "/v1/policy") => policy::delete(agent, request).await,
+        ("GET", "/v1/policy/status") => policy::status(agent, request.query).await,
         ("POST", "/v1/policy/trace") => policy::trace(agent, &request),
         ("GET", "/v1/policy/wait") => policy::progress(agent, request.query),
         (method, pattern) => {

@@ -7,6 +7,7 @@
 
 mod departures;
 
+use crate::contact::Contact;
 use crate::controllers::{Controllers, causes};
 use crate::feed;
 use crate::memory::Memory;
@@ -29,6 +30,7 @@ pub struct ClusterFeed {
     pub backend: Arc<dyn Backend>,
     pub inputs: Inputs,
     pub controllers: Controllers,
+    pub contact: Contact,
     /// How long what a node told is believed after its records went.
     pub grace: Duration,
     /// Where what is believed is noted for the next run.
@@ -45,7 +47,7 @@ pub struct Remembered {
 
 /// How far the two listings are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Contact {
+struct Listed {
     nodes: bool,
     addresses: bool,
 }
@@ -54,7 +56,7 @@ struct Follower {
     inputs: Inputs,
     controllers: Controllers,
     departures: Departures,
-    contact: Contact,
+    listed: Listed,
     memory: Memory,
     /// Names and addresses of an earlier run that no listing had yet.
     unconfirmed: (BTreeSet<NodeName>, BTreeSet<IpAddr>),
@@ -66,13 +68,15 @@ impl ClusterFeed {
     pub async fn run(self, shutdown: CancellationToken) {
         let mut nodes = watch::follow(Arc::clone(&self.backend), keys::NODES, watch::Options::default());
         let mut addresses = watch::follow(Arc::clone(&self.backend), keys::IPS, watch::Options::default());
+        self.contact.follows(nodes.progress());
+        self.contact.follows(addresses.progress());
         let patience = tokio::time::sleep(feed::patience(!self.remembered.nodes.is_empty()));
         tokio::pin!(patience);
         let mut follower = Follower {
             inputs: self.inputs,
             controllers: self.controllers,
             departures: Departures::new(self.grace),
-            contact: Contact::default(),
+            listed: Listed::default(),
             memory: self.memory,
             unconfirmed: Default::default(),
             announced: false,
@@ -111,7 +115,7 @@ async fn sleep_until(due: Option<Instant>) {
 impl Follower {
     /// When the next of those that went is to be let go; never while the kvstore is away.
     fn due(&self) -> Option<Instant> {
-        let in_contact = self.contact == Contact { nodes: true, addresses: true };
+        let in_contact = self.listed == Listed { nodes: true, addresses: true };
         self.departures.next_due().filter(|_| in_contact)
     }
 
@@ -132,8 +136,8 @@ impl Follower {
     async fn nodes(&mut self, updates: Vec<Update>) {
         for update in updates {
             match update {
-                Update::Reset => self.contact.nodes = false,
-                Update::Synced { .. } => self.listed(Contact { nodes: true, ..self.contact }).await,
+                Update::Reset => self.listed.nodes = false,
+                Update::Synced { .. } => self.listed(Listed { nodes: true, ..self.listed }).await,
                 Update::Put(entry) => {
                     let Some(name) = node_name(&entry.key) else { continue };
                     match records::node(name.clone(), &entry.value) {
@@ -161,8 +165,8 @@ impl Follower {
     async fn addresses(&mut self, updates: Vec<Update>) {
         for update in updates {
             match update {
-                Update::Reset => self.contact.addresses = false,
-                Update::Synced { .. } => self.listed(Contact { addresses: true, ..self.contact }).await,
+                Update::Reset => self.listed.addresses = false,
+                Update::Synced { .. } => self.listed(Listed { addresses: true, ..self.listed }).await,
                 Update::Put(entry) => {
                     let Some(address) = single(&entry.key) else { continue };
                     match records::address(address, &entry.value) {
@@ -188,9 +192,9 @@ impl Follower {
     }
 
     /// After the second of the two listings: all is known. What went while nobody could tell has its time from now on.
-    async fn listed(&mut self, contact: Contact) {
-        let before = std::mem::replace(&mut self.contact, contact);
-        if contact == before || contact != (Contact { nodes: true, addresses: true }) {
+    async fn listed(&mut self, listed: Listed) {
+        let before = std::mem::replace(&mut self.listed, listed);
+        if listed == before || listed != (Listed { nodes: true, addresses: true }) {
             return;
         }
         self.controllers.success(CONTROLLER);

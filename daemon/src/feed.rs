@@ -4,6 +4,7 @@
 //! node has fed already, so those go in as such. A store that does not answer at start is declared away: the state then
 //! goes on with the copy in its records.
 
+use crate::contact::Contact;
 use crate::controllers::{Controllers, causes};
 use crate::policy_store::{Document, key};
 use crate::writer::Inputs;
@@ -30,6 +31,7 @@ pub struct PolicyFeed {
     pub inputs: Inputs,
     pub outputs: tokio::sync::watch::Receiver<Arc<Outputs>>,
     pub controllers: Controllers,
+    pub contact: Contact,
     pub patience: Duration,
 }
 
@@ -43,6 +45,7 @@ enum Seen {
 impl PolicyFeed {
     pub async fn run(self, shutdown: CancellationToken) {
         let mut feed = watch::follow(Arc::clone(&self.backend), key(), watch::Options::default());
+        self.contact.follows(feed.progress());
         let mut seen = Seen::Nothing;
         let mut listing = true;
         if self.first_listing(&mut feed, &mut seen, &mut listing, &shutdown).await.is_none() {
@@ -189,6 +192,7 @@ mod tests {
             inputs: brain.inputs.clone(),
             outputs: brain.outputs.clone(),
             controllers: controllers.clone(),
+            contact: Contact::default(),
             patience: START_PATIENCE,
         };
         tokio::spawn(feed.run(brain.shutdown.clone()));

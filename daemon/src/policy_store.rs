@@ -106,6 +106,15 @@ impl PolicyStore {
         PolicyStore { backend }
     }
 
+    /// What the store holds.
+    pub async fn current(&self) -> Result<Document, EditError> {
+        let key = key();
+        match self.backend.get(&key).await? {
+            None => Ok(Document::empty()),
+            Some(entry) => Document::decode(&entry.value).map_err(|source| EditError::Document { key, source }),
+        }
+    }
+
     /// Makes the change, or leaves everything as it was. `in_force` is the newest revision known: a document begun anew
     /// has a higher one.
     pub async fn edit(&self, edit: &Edit, in_force: u64) -> Result<(Change, Document), EditError> {

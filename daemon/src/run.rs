@@ -22,7 +22,9 @@ use crate::api::{Api, Stage};
 use crate::blocks::Blocks;
 use crate::cluster::{self, ClusterFeed};
 use crate::config::{Config, Tunnel};
+use crate::contact::Contact;
 use crate::controllers::Controllers;
+use crate::enforcement::Teller;
 use crate::feed::PolicyFeed;
 use crate::health::{self, Health, Prober, Responder};
 use crate::identities::IdentityAllocation;
@@ -189,6 +191,7 @@ async fn start(
     let (notices, regenerations) = watch_endpoints(&outputs, &mut life.working);
     let health = start_health(&config, &node, &outputs, &controllers, &mut life.working);
     let (kernel_sender, kernel) = watch::channel(None);
+    let contact = Contact::default();
     let agent = Arc::new(Agent {
         started,
         inputs: inputs.clone(),
@@ -198,6 +201,7 @@ async fn start(
         kernel,
         health,
         kvstore: Arc::clone(&stores.shared),
+        contact: contact.clone(),
         kvstore_counters: Arc::clone(&stores.counters),
         policy: PolicyStore::new(Arc::clone(&stores.shared)),
         plugin_calls,
@@ -210,7 +214,7 @@ async fn start(
     });
     stage.send_replace(Stage::Ready(agent));
 
-    share(&config, &mut stores, &inputs, &outputs, &controllers, &mut life.working);
+    share(&config, &mut stores, &inputs, &outputs, &controllers, &contact, &mut life.working);
     start_datapath(&config, &mut life.working, &inputs, &outputs, &kernel_sender).await?;
     ready(&node, started);
     // Nobody may think that the agent is starting still, or that there is no datapath: both senders live as long.
@@ -355,6 +359,7 @@ fn share(
     inputs: &Inputs,
     outputs: &watch::Receiver<Arc<Outputs>>,
     controllers: &Controllers,
+    contact: &Contact,
     working: &mut Tasks,
 ) {
     let feed = PolicyFeed {
@@ -362,6 +367,7 @@ fn share(
         inputs: inputs.clone(),
         outputs: outputs.clone(),
         controllers: controllers.clone(),
+        contact: contact.clone(),
         patience: crate::feed::patience(!stores.remembered.nodes.is_empty()),
     };
     working.spawn_infallible("policy feed", |shutdown| feed.run(shutdown));
@@ -374,6 +380,7 @@ fn share(
         backend: Arc::clone(&stores.shared),
         inputs: inputs.clone(),
         controllers: controllers.clone(),
+        contact: contact.clone(),
         grace: config.node_grace,
         memory: stores.memory.clone(),
         remembered: cluster::Remembered { nodes, addresses },
@@ -381,18 +388,26 @@ fn share(
     working.spawn_infallible("cluster feed", |shutdown| others.run(shutdown));
     let options = session::Options { ttl: config.kvstore.lease_ttl, ..session::Options::default() };
     let session = Session::start(Arc::clone(&stores.shared), options);
+    contact.leases(&session);
+    let (looker, backend, beats) = (contact.clone(), Arc::clone(&stores.shared), controllers.clone());
+    working.spawn_infallible("heartbeat", |shutdown| looker.beat(backend, beats, shutdown));
+    let teller = Teller { session: session.clone(), outputs: outputs.clone(), node: config.node_name.clone() };
+    working.spawn_infallible("policy status", |shutdown| teller.run(shutdown));
     let publisher = Publisher { session: session.clone(), outputs: outputs.clone(), controllers: controllers.clone() };
     working.spawn_infallible("publisher", |shutdown| publisher.run(shutdown));
     let pace = if stores.is_embedded { EMBEDDED_PACE } else { CLUSTER_PACE };
     let range = Identity::MIN_ALLOCATED..=Identity::MAX_ALLOCATED;
     let options = allocator::Options {
         choice: pace.choice,
-        grace: pace.grace,
+        // A node that lost its lease is not believed in any more when numbers that it may still use are given to others.
+        grace: pace.grace.max(config.node_grace * 2),
         remembered: known.iter().map(|(identity, labels)| (labels.sorted_list(), identity.0)).collect(),
         ..allocator::Options::new(kvstore::keys::IDENTITIES, &config.node_name, range)
     };
+    let allocator = Allocator::start(Arc::clone(&stores.shared), session, options);
+    contact.follows(allocator.progress());
     let identities = IdentityAllocation {
-        allocator: Allocator::start(Arc::clone(&stores.shared), session, options),
+        allocator,
         inputs: inputs.clone(),
         outputs: outputs.clone(),
         controllers: controllers.clone(),

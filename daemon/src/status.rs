@@ -40,6 +40,7 @@ pub async fn gather(agent: &Agent) -> Status {
         cluster_health: cluster_health(agent),
         cilium: worst.unwrap_or_else(|| part(State::Ok, "OK")),
         kvstore,
+        kvstore_contact: agent.contact.report(),
         container_runtime,
         docker_plugin,
         datapath,

@@ -141,6 +141,7 @@ pub enum IdEvent {
 #[derive(Clone, Debug)]
 pub struct Allocator {
     inner: Arc<Inner>,
+    progress: Arc<crate::watch::Progress>,
     _task: Arc<Task>,
 }
 
@@ -204,8 +205,10 @@ impl Allocator {
             in_contact: AtomicBool::new(false),
             candidates: tokio::sync::Mutex::default(),
         });
-        let task = tokio::spawn(follow::follow(inner.clone()));
-        Allocator { inner, _task: Arc::new(Task(task)) }
+        let feed = crate::watch::follow(inner.backend.clone(), inner.options.masters(), inner.options.follow);
+        let progress = feed.progress();
+        let task = tokio::spawn(follow::follow(inner.clone(), feed));
+        Allocator { inner, progress, _task: Arc::new(Task(task)) }
     }
 
     /// The number of a key, which counts as one more use on this node. If the key has none in the whole cluster, a new
@@ -244,6 +247,11 @@ impl Allocator {
     pub fn id_of(&self, key: &str) -> Option<u32> {
         let ids = self.inner.ids();
         ids.used(key).or_else(|| ids.masters_of(key).next())
+    }
+
+    /// How far the following of the masters is.
+    pub fn progress(&self) -> Arc<crate::watch::Progress> {
+        self.progress.clone()
     }
 
     /// What a number stands for, as last heard from the store.

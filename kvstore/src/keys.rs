@@ -2,7 +2,7 @@
 //! others' keys are read, one that takes it apart.
 //!
 //! ```text
-//! cilium/.heartbeat                                      time of the last sign of life (RFC 3339)
+//! cilium/.heartbeat                                      time of the last sign of life of any node (RFC 3339)
 //! cilium/state/identities/v1/id/<number>                 labels text          no lease, see `allocator`
 //! cilium/state/identities/v1/value/<labels>/<node>       number               leased
 //! cilium/state/identities/v1/locks/<labels>/...          lock keys            leased
@@ -29,7 +29,7 @@ use std::net::IpAddr;
 
 /// Above everything.
 pub const ROOT: &str = "cilium/";
-/// Time of the last sign of life of whoever tends the store.
+/// Time of the last sign of life of whichever node wrote one last.
 pub const HEARTBEAT: &str = "cilium/.heartbeat";
 /// A key that is never written: asking for it asks for a quorum.
 pub const PROBE: &str = "cilium/.probe";

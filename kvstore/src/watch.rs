@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -66,14 +67,55 @@ const QUEUE: usize = 16;
 /// Most updates in a batch of a listing.
 const BATCH: usize = 1024;
 
+/// How far a follower is, for people.
+#[derive(Debug)]
+pub struct Progress {
+    prefix: String,
+    revision: AtomicU64,
+    in_contact: AtomicBool,
+}
+
+impl Progress {
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The newest revision that was told.
+    pub fn revision(&self) -> Revision {
+        self.revision.load(Ordering::Relaxed)
+    }
+
+    /// Whether changes come as they happen.
+    pub fn is_in_contact(&self) -> bool {
+        self.in_contact.load(Ordering::Relaxed)
+    }
+
+    fn note(&self, updates: &[Update], revision: Revision) {
+        self.revision.store(revision, Ordering::Relaxed);
+        for update in updates {
+            match update {
+                Update::Reset => self.in_contact.store(false, Ordering::Relaxed),
+                Update::Synced { .. } => self.in_contact.store(true, Ordering::Relaxed),
+                Update::Put(_) | Update::Delete { .. } => {}
+            }
+        }
+    }
+}
+
 /// The updates of one prefix, in batches. Endless: it reconnects by itself until it is dropped.
 #[derive(Debug)]
 pub struct Feed {
+    progress: Arc<Progress>,
     updates: mpsc::Receiver<Vec<Update>>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Feed {
+    /// How far it is, from now on.
+    pub fn progress(&self) -> Arc<Progress> {
+        self.progress.clone()
+    }
+
     /// The next updates; never empty. May be cancelled without losing any. `None` only when the runtime shuts down.
     pub async fn next(&mut self) -> Option<Vec<Update>> {
         self.updates.recv().await
@@ -97,8 +139,11 @@ impl Drop for Feed {
 /// Follows all keys that start with `prefix`. Must be called within a tokio runtime.
 pub fn follow(backend: Arc<dyn Backend>, prefix: impl Into<String>, options: Options) -> Feed {
     let (sender, updates) = mpsc::channel(QUEUE);
-    let follower = Follower { backend, prefix: prefix.into(), options, sender, known: Known::default() };
-    Feed { updates, task: tokio::spawn(follower.run()) }
+    let prefix = prefix.into();
+    let (revision, in_contact) = (AtomicU64::new(0), AtomicBool::new(false));
+    let progress = Arc::new(Progress { prefix: prefix.clone(), revision, in_contact });
+    let follower = Follower { backend, prefix, options, sender, known: Known::default(), progress: progress.clone() };
+    Feed { progress, updates, task: tokio::spawn(follower.run()) }
 }
 
 /// The reader is gone.
@@ -110,6 +155,7 @@ struct Follower {
     options: Options,
     sender: mpsc::Sender<Vec<Update>>,
     known: Known,
+    progress: Arc<Progress>,
 }
 
 /// Why watching ended.
@@ -230,6 +276,7 @@ impl Follower {
     }
 
     async fn send(&self, updates: Vec<Update>) -> Result<(), Unread> {
+        self.progress.note(&updates, self.known.revision);
         self.sender.send(updates).await.map_err(|_| Unread)
     }
 }

@@ -76,3 +76,33 @@ fn an_agent_that_starts_without_etcd_knows_what_was_known() -> Result<()> {
     })?;
     nodes.worlds[1].expect(&client, &server, "tcp", 80, true)
 }
+
+/// Each node tells how far it is with the policy, and one that is behind is seen on every other.
+#[test]
+#[ignore = "needs root: make test"]
+fn the_state_of_the_policy_on_all_nodes_is_told() -> Result<()> {
+    let nodes = Nodes::start(&Engine::installed(), 2, &[])?;
+    nodes.know_each_other()?;
+    nodes.worlds.iter().try_for_each(World::network)?;
+    nodes.worlds[1].container("app")?;
+    let rules = json!([{"endpointSelector": {"matchLabels": {"id": "app"}}, "ingress": [{}]}]);
+    nodes.worlds[0].agent.import(&rules)?;
+    let revision = nodes.worlds[0].agent.cilium_json(&["policy", "get"])?["revision"].clone();
+    for world in &nodes.worlds {
+        eventually(LIMIT, "both nodes to enforce it", || {
+            let status = world.agent.cilium_json(&["policy", "get", "--status"])?;
+            let rows = status["nodes"].as_array().context("no nodes")?;
+            ensure!(status["revision"] == revision && rows.len() == 2, "{status}");
+            ensure!(rows.iter().all(|row| row["enforced"] == revision), "{status}");
+            ensure!(rows.iter().any(|row| row["node"] == "node2" && row["endpoints"] == 1), "{status}");
+            Ok(())
+        })?;
+    }
+    eventually(LIMIT, "the contact with etcd to be shown", || {
+        let page = nodes.worlds[0].agent.cilium(&["status", "--verbose"])?;
+        for wanted in ["has-quorum=true", "lease ", "last heartbeat seen", "cilium/state/nodes/v1/: followed"] {
+            ensure!(page.contains(wanted), "{wanted:?} is not in\n{page}");
+        }
+        Ok(())
+    })
+}

@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::render::cell::row;
 use crate::render::{BOLD, Cell, GREEN, Layout, Page, RED, Table, YELLOW};
 use api::health::Health;
-use api::status::{Controller, IpamStatus, MonitorStatus, Part, PluginCall, PoolUse, State, Status};
+use api::status::{Controller, IpamStatus, KvstoreContact, MonitorStatus, Part, PluginCall, PoolUse, State, Status};
 use std::net::IpAddr;
 
 /// Show whether the agent and everything it relies on is well
@@ -93,6 +93,9 @@ fn page(status: &Status, detail: Detail, health: Option<&Health>) -> Page {
     let mut page = Page::default();
     let mut head = Table::new(LABELS);
     head.row([Cell::from("KVStore:"), part(&status.kvstore)]);
+    if detail.everything {
+        contact(&mut head, &status.kvstore_contact);
+    }
     head.row([Cell::from("ContainerRuntime:"), part(&status.container_runtime)]);
     head.row([Cell::from("DockerPlugin:"), part(&status.docker_plugin)]);
     head.row([Cell::from("Datapath:"), part(&status.datapath)]);
@@ -143,6 +146,23 @@ fn cluster_health(health: &Part) -> Cell {
         State::Disabled => part(health),
         State::Ok => Cell::styled(&health.msg, GREEN),
         State::Warning | State::Failure => Cell::styled(&health.msg, YELLOW),
+    }
+}
+
+fn contact(table: &mut Table, contact: &KvstoreContact) {
+    if let Some(lease) = &contact.lease {
+        let id = lease.id.as_ref().map_or_else(|| "no lease".to_owned(), |id| format!("lease {id}"));
+        let trouble = lease.trouble.as_ref().map(|trouble| format!("; {trouble}")).unwrap_or_default();
+        let (confirmed, keys, pending) = (ago(lease.confirmed), lease.keys, lease.pending);
+        table.row(row!["", format!("{id}, confirmed {confirmed}, {keys} keys, {pending} not written yet{trouble}")]);
+    }
+    if let Some(beat) = &contact.heartbeat {
+        let answered = milliseconds(beat.round_trip_us);
+        table.row(row!["", format!("last heartbeat seen {} ago, answered in {answered}", duration(beat.age))]);
+    }
+    for watch in &contact.watches {
+        let state = if watch.in_contact { "followed" } else { "not followed now" };
+        table.row(row!["", format!("{}: {state}, revision {}", watch.prefix, watch.revision)]);
     }
 }
 

@@ -22,6 +22,7 @@ fn status(state: &str) -> Value {
     let ok = json!({"state": "Ok", "msg": ""});
     json!({
         "cilium": {"state": state, "msg": "kvstore: connection refused"}, "kvstore": {"state": state, "msg": "connection refused"},
+        "kvstore-contact": {"watches": [], "lease": null, "heartbeat": null},
         "container-runtime": ok, "docker-plugin": ok, "datapath": ok, "masquerade": ok,
         "ipam": {"ipv4": null, "ipv6": null, "allocations": {}}, "node-monitor": null, "controllers": [],
         "node": "k1", "cluster": "default", "version": "0.1.0", "uptime": 3, "policy-revision": 1,
@@ -65,6 +66,11 @@ fn readers() -> Vec<(&'static str, &'static str, Value)> {
         ),
         ("policy get", "GET /v1/policy", json!({"revision": 2, "rules": [{"endpointSelector": {}}]})),
         ("policy get name=x", "GET /v1/policy?label=name%3Dx", json!({"revision": 2, "rules": []})),
+        (
+            "policy get --status",
+            "GET /v1/policy/status",
+            json!({"revision": 2, "nodes": [{"node": "k1", "known": 2, "enforced": 1, "endpoints": 3, "failing": []}]}),
+        ),
         ("bpf endpoint list", "GET /v1/bpf/endpoint", json!([])),
         ("bpf policy list 5", "GET /v1/bpf/policy?endpoint=5", json!([])),
         ("bpf ct list", "GET /v1/bpf/ct", json!([])),

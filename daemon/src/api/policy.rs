@@ -34,6 +34,15 @@ pub fn get(agent: &Agent, mut query: Query) -> Result<Response<Body>, Refusal> {
     answer(query, &shape::Policy { revision: view.revision, rules })
 }
 
+/// `GET /v1/policy/status`: of all nodes.
+pub async fn status(agent: &Agent, query: Query) -> Result<Response<Body>, Refusal> {
+    let newest = agent.policy.current().await.map_err(refusal)?;
+    let outputs = agent.snapshot();
+    let (view, cluster) = (&outputs.view, &agent.node.cluster);
+    let status = crate::enforcement::gather(agent.kvstore.as_ref(), view, cluster, newest.revision).await;
+    answer(query, &status.map_err(|error| refusal(error.into()))?)
+}
+
 fn internal(error: &dyn std::error::Error) -> Refusal {
     Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, causes(error))
 }

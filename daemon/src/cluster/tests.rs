@@ -23,6 +23,7 @@ impl World {
             backend: Arc::clone(&backend),
             inputs: brain.inputs.clone(),
             controllers: Controllers::default(),
+            contact: Contact::default(),
             grace: GRACE,
             memory: Memory::default(),
             remembered,
@@ -108,7 +109,8 @@ async fn a_store_that_never_answered_is_declared_away() {
     let brain = Brain::begin().await;
     let (inputs, controllers) = (brain.inputs.clone(), Controllers::default());
     let (memory, remembered) = (Memory::default(), Remembered::default());
-    let feed = ClusterFeed { backend, inputs, controllers, grace: GRACE, memory, remembered };
+    let contact = Contact::default();
+    let feed = ClusterFeed { backend, inputs, controllers, contact, grace: GRACE, memory, remembered };
     tokio::spawn(feed.run(brain.shutdown.clone()));
     let is = |wanted| move |outputs: &Outputs| outputs.view.sync.get(&Source::Cluster) == Some(&wanted);
     brain.until("declared away", is(SyncState::Away)).await;

@@ -8,14 +8,13 @@ use std::time::Duration;
 
 use super::ids::number;
 use super::{IdEvent, Inner};
-use crate::watch::Update;
+use crate::watch::{Feed, Update};
 use crate::{Condition, Error, Outcome, Txn};
 
 /// Pause before another attempt to mend.
 const PAUSE: Duration = Duration::from_secs(1);
 
-pub(super) async fn follow(inner: Arc<Inner>) {
-    let mut feed = crate::watch::follow(inner.backend.clone(), inner.options.masters(), inner.options.follow);
+pub(super) async fn follow(inner: Arc<Inner>, mut feed: Feed) {
     let mut broken: BTreeMap<u32, String> = BTreeMap::new();
     loop {
         let updates = if broken.is_empty() {

@@ -23,6 +23,17 @@ fn status() -> Status {
     Status {
         cilium: ok("OK"),
         kvstore: ok("embedded: /var/lib/cilium/kvstore.redb"),
+        kvstore_contact: KvstoreContact {
+            watches: vec![api::status::Watch { prefix: "cilium/x/".into(), revision: 8, in_contact: true }],
+            lease: Some(api::status::Lease {
+                id: Some("1f".into()),
+                confirmed: Some(4),
+                keys: 6,
+                pending: 1,
+                trouble: Some("no answer".into()),
+            }),
+            heartbeat: Some(api::status::Heartbeat { written: String::new(), age: 9, round_trip_us: 700 }),
+        },
         container_runtime: ok("docker 20.10.24"),
         docker_plugin: ok("/run/docker/plugins/cilium.sock"),
         datapath: ok("tcx"),
@@ -102,6 +113,13 @@ Plugin calls:
   NetworkDriver.Join   3       1        2.045 ms   13.000 ms
 ";
     assert!(text.ends_with(expected), "{text}");
+    let contact = "\
+KVStore:                Ok   embedded: /var/lib/cilium/kvstore.redb
+                        lease 1f, confirmed 4s ago, 6 keys, 1 not written yet; no answer
+                        last heartbeat seen 9s ago, answered in 0.700 ms
+                        cilium/x/: followed, revision 8
+";
+    assert!(text.starts_with(contact), "{text}");
 }
 
 #[test]
