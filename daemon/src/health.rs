@@ -3,6 +3,7 @@
 //! Every node is asked by ICMP echo and by HTTP (`GET /hello` on one port), at its own addresses and at those of its
 //! health endpoint, in both families. What is found is only told: nothing else in the agent depends on it.
 
+pub mod endpoint;
 mod probe;
 mod prober;
 mod responder;

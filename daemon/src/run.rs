@@ -49,7 +49,7 @@ use state::{Input, Outputs, State};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tasks::Tasks;
+pub use tasks::Tasks;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -215,7 +215,7 @@ async fn start(
     stage.send_replace(Stage::Ready(agent));
 
     share(&config, &mut stores, &inputs, &outputs, &controllers, &contact, &mut life.working);
-    start_datapath(&config, &mut life.working, &inputs, &outputs, &kernel_sender).await?;
+    start_datapath(&config, &mut life.working, &inputs, &outputs, &controllers, &kernel_sender).await?;
     ready(&node, started);
     // Nobody may think that the agent is starting still, or that there is no datapath: both senders live as long.
     life.working.keep((stage, kernel_sender));
@@ -440,6 +440,7 @@ async fn start_datapath(
     working: &mut Tasks,
     inputs: &Inputs,
     outputs: &watch::Receiver<Arc<Outputs>>,
+    controllers: &Controllers,
     kernel: &watch::Sender<Option<Kernel>>,
 ) -> anyhow::Result<()> {
     let host = crate::kernel::Host::begin(inputs.clone(), working.token()).await?;
@@ -447,7 +448,10 @@ async fn start_datapath(
     let (desired_sender, desired) = watch::channel(Arc::default());
     let snapshots = outputs.clone();
     working.spawn_infallible("desired state", |shutdown| forward(snapshots, desired_sender, shutdown));
-    let handle = datapath::start(Kernel::config(config), desired, working.token()).await;
+    // After the host's addresses and MTU, which it is made with.
+    let own = health::endpoint::begin(config.health, inputs.clone(), controllers.clone(), working);
+    let settings = datapath::Config { own, ..Kernel::config(config) };
+    let handle = datapath::start(settings, desired, working.token()).await;
     let handle = handle.context("start the datapath")?;
     let ours = Kernel::new(&handle);
     let (status, inputs_of_status) = (ours.status.clone(), inputs.clone());

@@ -1,6 +1,8 @@
 //! What the datapath is told once, at start.
 
+use crate::netns::Namespace;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Settings of the node. All have defaults; what follows from networks and endpoints is in the snapshots.
@@ -23,6 +25,8 @@ pub struct Config {
     pub tunnel_ports: TunnelPorts,
     pub timeouts: Timeouts,
     pub attach: Attach,
+    /// Where endpoints live that no container is behind; without it there can be none of them.
+    pub own: Option<Arc<Namespace>>,
     /// How often everything in the kernel is read again and compared.
     pub resync: Duration,
 }
@@ -41,6 +45,7 @@ impl Default for Config {
             tunnel_ports: TunnelPorts::default(),
             timeouts: Timeouts::default(),
             attach: Attach::default(),
+            own: None,
             resync: Duration::from_secs(60),
         }
     }

@@ -90,6 +90,8 @@ pub struct Network {
     /// Prefixes with a route into the tunnel, and preferred sources.
     pub tunnel_routes: BTreeMap<IpNetwork, Option<IpAddr>>,
     pub links: BTreeMap<EndpointId, Link>,
+    /// Containers' ends that are in the datapath's own namespace.
+    pub housed: BTreeSet<String>,
     /// Address to preferred source, by endpoint.
     pub routes: BTreeMap<EndpointId, BTreeMap<IpAddr, Option<IpAddr>>>,
     pub neighbours: BTreeMap<EndpointId, BTreeMap<IpAddr, Mac>>,
@@ -168,6 +170,7 @@ impl Current {
                 }
             }
             Operation::AdjustLink(..)
+            | Operation::House(..)
             | Operation::RaiseLink(_)
             | Operation::AddRoute(..)
             | Operation::RemoveRoute(..)
@@ -232,6 +235,7 @@ impl Network {
         match operation {
             Operation::CreateLink(id, link) => {
                 self.forget(*id);
+                self.housed.remove(&link.peer_name);
                 let made = Link { name: link.name.clone(), mac: link.node_mac, mtu: link.mtu, up: false };
                 self.links.insert(*id, made);
             }
@@ -241,6 +245,7 @@ impl Network {
                     (link.mac, link.mtu) = (wanted.node_mac, wanted.mtu);
                 }
             }
+            Operation::House(_, inside) => drop(self.housed.insert(inside.peer_name.clone())),
             Operation::RaiseLink(id) => {
                 if let Some(link) = self.links.get_mut(id) {
                     link.up = true;

@@ -122,6 +122,7 @@ fn prepare(config: &Config) -> Result<(Reconciler<Linux>, Parts), StartError> {
     let (table_clock, collector_clock) = (clock()?, clock()?);
     let parts = Parts { maps: maps.clone(), table_clock, collector_clock, timeouts: config.timeouts };
     let kernel = Linux::new(maps, programs).map_err(|source| StartError::Netlink { source })?;
+    let kernel = kernel.with_own(config.own.clone());
     Ok((Reconciler::new(kernel, Settings { masquerade: config.masquerade, tunnel: config.tunnel }), parts))
 }
 

@@ -19,6 +19,7 @@ mod firewall;
 mod forwarding;
 mod gc;
 mod handle;
+mod housing;
 mod kernel;
 mod links;
 mod maps;

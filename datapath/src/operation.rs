@@ -4,6 +4,7 @@
 //! deleting what is absent and making what is there already succeed. In which order they come is `plan`'s.
 
 use crate::current::{NodeNumber, PolicyId, Slot, Vtep};
+pub use crate::housing::HousingSpec;
 use ipnetwork::IpNetwork;
 use model::desired::{IpcacheEntry, Object};
 use model::{EndpointId, Identity, Mac, PolicyMap};
@@ -69,6 +70,8 @@ pub enum Operation {
     /// Makes a pair of devices, both down.
     CreateLink(EndpointId, LinkSpec),
     AdjustLink(EndpointId, LinkSpec),
+    /// Puts the container's end into the datapath's own namespace.
+    House(EndpointId, HousingSpec),
     /// Takes the host's end up.
     RaiseLink(EndpointId),
     /// Deletes the pair and with it routes, neighbours and whatever is attached.
@@ -132,6 +135,7 @@ impl Operation {
             Operation::PutIdentity(identity) | Operation::RemoveIdentity(identity) => Object::Identity(*identity),
             Operation::CreateLink(id, _)
             | Operation::AdjustLink(id, _)
+            | Operation::House(id, _)
             | Operation::RaiseLink(id)
             | Operation::DeleteLink(id)
             | Operation::AddRoute(id, ..)
@@ -169,6 +173,7 @@ impl Operation {
             | Operation::RemoveTunnelRoute(_)
             | Operation::CreateLink(..)
             | Operation::AdjustLink(..)
+            | Operation::House(..)
             | Operation::RaiseLink(_)
             | Operation::DeleteLink(_)
             | Operation::AddRoute(..)

@@ -81,6 +81,24 @@ pub fn remove_address(ifindex: u32, ip: IpAddr) -> Request {
     Request::change(RouteNetlinkMessage::DelAddress(address(ifindex, ip)))
 }
 
+/// To a prefix that is on the link of a device.
+pub fn on_link(ifindex: u32, prefix: IpNetwork) -> Request {
+    let mut message = route(prefix, RouteType::Unicast);
+    message.attributes.push(RouteAttribute::Oif(ifindex));
+    Request::replace(RouteNetlinkMessage::NewRoute(message))
+}
+
+/// Everything else by a gateway.
+pub fn default_by(ifindex: u32, gateway: IpAddr) -> Request {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(gateway);
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = PROTOCOL;
+    message.header.kind = RouteType::Unicast;
+    message.attributes = vec![RouteAttribute::Gateway(gateway.into()), RouteAttribute::Oif(ifindex)];
+    Request::replace(RouteNetlinkMessage::NewRoute(message))
+}
+
 pub fn list_addresses() -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetAddress(AddressMessage::default())
 }

@@ -42,6 +42,8 @@ pub struct Datapath {
 pub enum LinkIntent {
     /// Both ends must exist; the container's end still waits in the host's namespace for Docker to take it.
     Create,
+    /// Both ends must exist; the container's end lives in a namespace of the datapath's own, which ends with it.
+    Own,
     /// The pair was handed to Docker: if it is gone, it is not made again (its namespace ended), the endpoint is failing.
     Keep,
 }

@@ -1,7 +1,8 @@
 //! What each input changes: one function for each, which checks all of it before it changes anything. How a table keeps
 //! what it is told is the table's business; what the kernel and the readers get of it follows in `State::outputs`.
 
-use crate::endpoints::check_mac;
+use crate::endpoints::{Endpoint, check_mac};
+use crate::health::HEALTH;
 use crate::input::{
     AddressRequest, EndpointChange, EndpointCreate, Input, PoolRequest, Purpose, RemoteAddress, Source,
 };
@@ -69,6 +70,7 @@ impl State {
                 self.check_restored()?;
                 self.networks.delete(&id);
             }
+            Input::HealthEndpoint(wanted) => self.want_health(wanted, now)?,
             Input::EndpointCreate(request) => return self.create_endpoint(request, now),
             Input::EndpointChange { endpoint, change } => return self.change_endpoint(&endpoint, change, now),
             Input::EndpointDelete { endpoint } => self.delete_named_endpoint(&endpoint, now)?,
@@ -101,7 +103,7 @@ impl State {
         }
     }
 
-    fn check_restored(&self) -> Result<(), Rejected> {
+    pub(crate) fn check_restored(&self) -> Result<(), Rejected> {
         if self.sync_of(Source::Records) == SyncState::Synced { Ok(()) } else { Err(Rejected::NotRestored) }
     }
 
@@ -196,7 +198,9 @@ impl State {
         let gone: Vec<EndpointId> = self
             .endpoints
             .iter()
-            .filter(|endpoint| !listed.contains(&endpoint.docker_endpoint_id) && endpoint.created < deadline)
+            .filter(|endpoint| {
+                !endpoint.is_health() && !listed.contains(&endpoint.docker_endpoint_id) && endpoint.created < deadline
+            })
             .map(|endpoint| endpoint.id)
             .collect();
         for id in gone {
@@ -274,6 +278,11 @@ impl State {
             return Ok(Reply::Endpoint(id));
         }
         self.check_endpoint(&request)?;
+        self.insert_endpoint(request, now).map(Reply::Endpoint)
+    }
+
+    /// Makes an endpoint of a request that was checked.
+    pub(crate) fn insert_endpoint(&mut self, request: EndpointCreate, now: Timestamp) -> Result<EndpointId, Rejected> {
         let mtu = self.networks.get(&request.docker_network_id).and_then(|network| network.mtu);
         let mtu = mtu.or(self.config.mtu).unwrap_or_else(|| self.default_mtu());
         // The number of a record that cannot be read may be that of an endpoint that the kernel still has.
@@ -283,7 +292,7 @@ impl State {
         if let Some(endpoint) = self.endpoints.get(id) {
             endpoint.addresses().for_each(|address| self.ipam.endpoint_took(address, now));
         }
-        Ok(Reply::Endpoint(id))
+        Ok(id)
     }
 
     /// The endpoint that such a request has already made.
@@ -306,6 +315,9 @@ impl State {
         let bad = |reason| Err(Rejected::BadEndpoint { id: request.docker_endpoint_id.clone(), reason });
         if request.docker_endpoint_id.is_empty() {
             return bad("it has no id");
+        }
+        if request.docker_endpoint_id == HEALTH {
+            return bad("that id is of the node's own endpoint");
         }
         if request.ipv4.is_none() && request.ipv6.is_none() {
             return bad("it has no address");
@@ -347,6 +359,7 @@ impl State {
     ) -> Result<Reply, Rejected> {
         self.check_restored()?;
         let id = self.endpoints.find(wanted)?;
+        self.check_is_a_containers(id)?;
         let filter = &self.config.label_filter;
         let labels = change.container_labels.map(|raw| (filter.container_labels(&raw), raw));
         if let Some(endpoint) = self.endpoints.change(id) {
@@ -367,14 +380,23 @@ impl State {
     fn delete_named_endpoint(&mut self, wanted: &EndpointRef, now: Timestamp) -> Result<(), Rejected> {
         self.check_restored()?;
         match self.endpoints.find(wanted) {
-            Ok(id) => self.delete_endpoint(id, Release::WhenAsked, now),
+            Ok(id) => {
+                self.check_is_a_containers(id)?;
+                self.delete_endpoint(id, Release::WhenAsked, now);
+            }
             Err(Rejected::UnknownEndpoint(_)) => {}
             Err(refused) => return Err(refused),
         }
         Ok(())
     }
 
-    fn delete_endpoint(&mut self, id: EndpointId, release: Release, now: Timestamp) {
+    /// The node's own endpoint is nobody else's to change.
+    fn check_is_a_containers(&self, id: EndpointId) -> Result<(), Rejected> {
+        let health = self.endpoints.get(id).is_some_and(Endpoint::is_health);
+        if health { Err(Rejected::NodesOwn(id)) } else { Ok(()) }
+    }
+
+    pub(crate) fn delete_endpoint(&mut self, id: EndpointId, release: Release, now: Timestamp) {
         let Some(endpoint) = self.endpoints.delete(id, now) else { return };
         for address in endpoint.addresses() {
             let holders = Holders { endpoints: self.endpoints.by_address(), host: &self.host };

@@ -53,7 +53,11 @@ impl Endpoint {
     }
 
     pub(crate) fn link_intent(&self) -> LinkIntent {
-        if self.sandbox.is_some() { LinkIntent::Keep } else { LinkIntent::Create }
+        match (self.is_health(), &self.sandbox) {
+            (true, _) => LinkIntent::Own,
+            (false, Some(_)) => LinkIntent::Keep,
+            (false, None) => LinkIntent::Create,
+        }
     }
 
     /// What people call it: its container's name, or the head of Docker's id.

@@ -103,6 +103,8 @@ pub enum Input {
         id: String,
     },
 
+    /// Whether this node has an endpoint of its own, `reserved:health`, for other nodes to probe.
+    HealthEndpoint(bool),
     /// Answered with `Reply::Endpoint`, also when the very same endpoint exists already.
     EndpointCreate(EndpointCreate),
     /// Answered with `Reply::Endpoint`.
@@ -184,6 +186,8 @@ pub struct RemoteNode {
     pub addresses: BTreeSet<IpAddr>,
     /// Its own addresses out of its prefixes: what its host speaks to containers from.
     pub routers: BTreeSet<IpAddr>,
+    /// Those of its health endpoint, out of its prefixes.
+    pub health: BTreeSet<IpAddr>,
     /// Out of which it hands out addresses.
     pub prefixes: BTreeSet<IpNetwork>,
 }

@@ -7,6 +7,7 @@
 mod apply;
 mod desired;
 mod endpoints;
+mod health;
 mod identities;
 pub mod input;
 mod ipam;
@@ -129,6 +130,8 @@ pub struct State {
     bad_records: BTreeMap<String, (Arc<str>, String)>,
     records: Ledger,
     shared: Ledger,
+    /// Whether what the node tells of itself is to be written anew.
+    announce_node: bool,
     /// Whether all records are to be written anew.
     rewrite_records: bool,
     /// How many endpoints have each identity, as `outputs` shows it.
@@ -166,6 +169,7 @@ impl State {
             bad_records: BTreeMap::new(),
             records: Ledger::default(),
             shared: Ledger::default(),
+            announce_node: false,
             rewrite_records: false,
             references: BTreeMap::new(),
             now: Timestamp::default(),

@@ -122,6 +122,7 @@ impl State {
         if self.policies.take_changed() {
             changes.others.insert(Object::Policy);
         }
+        changes.others.extend(self.take_announcement());
         if std::mem::take(&mut self.rewrite_records) {
             changes.endpoints.extend(self.endpoints.iter().map(|endpoint| endpoint.id));
             changes.others.extend(self.ipam.pools().map(|pool| Object::Pool(pool.id.clone())));
@@ -173,7 +174,7 @@ impl State {
                 Object::Network(id) => self.networks.get(id).map(shared::network).unwrap_or_default(),
                 Object::Node => {
                     let routers = self.ipam.pools().filter(|pool| pool.node_pool).map(|pool| pool.gateway);
-                    shared::node(&self.config, routers)
+                    shared::node(&self.config, routers, &self.health_addresses())
                 }
                 Object::Endpoint(_) | Object::Pool(_) | Object::Address(_) | Object::Prefix(_) | Object::Policy => {
                     continue;

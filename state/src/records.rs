@@ -9,6 +9,7 @@
 
 use crate::RECORDS_PREFIX;
 use crate::endpoints::{Endpoint, Link};
+use crate::health::HEALTH;
 use crate::input::{Network, Purpose};
 use crate::ipam::{Allocation, Pool};
 use crate::ledger::Object;
@@ -209,7 +210,10 @@ fn endpoint(id: EndpointId, record: EndpointRecord, filter: &LabelFilter) -> Res
         return Err("an endpoint has a docker-endpoint-id and an address".to_owned());
     }
     let init = record.identity == Identity::INIT && record.identity_labels == Labels::reserved("init");
-    if !init && !record.identity.is_allocated() {
+    let health = record.docker_endpoint_id == HEALTH
+        && record.identity == Identity::HEALTH
+        && record.identity_labels == Labels::reserved("health");
+    if !init && !health && !record.identity.is_allocated() {
         return Err(format!("identity {} is none of an endpoint", record.identity));
     }
     let labels = record.container_labels.as_ref().map(|raw| Arc::new(filter.container_labels(raw)));

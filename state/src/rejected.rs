@@ -3,7 +3,7 @@
 use crate::EndpointRef;
 use crate::input::Family;
 use ipnetwork::IpNetwork;
-use model::{Identity, Mac};
+use model::{EndpointId, Identity, Mac};
 use std::net::IpAddr;
 
 /// An input that was not taken; nothing of it was.
@@ -54,6 +54,8 @@ pub enum Rejected {
     EndpointsFull,
     #[error("endpoint {0} is not known")]
     UnknownEndpoint(EndpointRef),
+    #[error("endpoint {0} is the node's own, for other nodes to probe: no container is behind it")]
+    NodesOwn(EndpointId),
     #[error("{0} names several endpoints: use the endpoint's number")]
     AmbiguousEndpoint(EndpointRef),
 
@@ -87,6 +89,7 @@ impl Rejected {
             | Rejected::Overlap { .. }
             | Rejected::Taken { .. }
             | Rejected::EndpointDiffers { .. }
+            | Rejected::NodesOwn(_)
             | Rejected::AmbiguousEndpoint(_) => RejectedKind::Conflict,
             Rejected::UnknownPool(_) | Rejected::UnknownEndpoint(_) => RejectedKind::NotFound,
             Rejected::PoolFull(_) | Rejected::EndpointsFull => RejectedKind::Exhausted,

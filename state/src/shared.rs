@@ -28,6 +28,10 @@ struct NodeRecord<'a> {
     ipv4_range: Option<Cidr>,
     #[serde(rename = "IPv6AllocCIDR")]
     ipv6_range: Option<Cidr>,
+    #[serde(rename = "IPv4HealthIP", skip_serializing_if = "Option::is_none")]
+    health_ipv4: Option<IpAddr>,
+    #[serde(rename = "IPv6HealthIP", skip_serializing_if = "Option::is_none")]
+    health_ipv6: Option<IpAddr>,
     #[serde(rename = "ClusterID")]
     cluster_id: u32,
     source: &'static str,
@@ -91,8 +95,8 @@ struct NetworkRecord<'a> {
     mtu: Option<u32>,
 }
 
-/// The node, with the addresses of its own that its pools set aside (`routers`).
-pub(crate) fn node(config: &Config, routers: impl Iterator<Item = IpAddr>) -> Entries {
+/// The node, with the addresses of its own that its pools set aside (`routers`), and those of its health endpoint.
+pub(crate) fn node(config: &Config, routers: impl Iterator<Item = IpAddr>, health: &[IpAddr]) -> Entries {
     let own = config.node_ipv4.map(IpAddr::V4).into_iter().chain(config.node_ipv6.map(IpAddr::V6));
     let addresses = own
         .map(|ip| NodeAddress { kind: "InternalIP", ip })
@@ -104,6 +108,8 @@ pub(crate) fn node(config: &Config, routers: impl Iterator<Item = IpAddr>) -> En
         addresses,
         ipv4_range: config.ipv4_range.map(|range| cidr(IpNetwork::V4(range))),
         ipv6_range: config.ipv6_range.map(|range| cidr(IpNetwork::V6(range))),
+        health_ipv4: health.iter().copied().find(IpAddr::is_ipv4),
+        health_ipv6: health.iter().copied().find(IpAddr::is_ipv6),
         cluster_id: config.cluster_id,
         source: "local",
         encryption_key: 0,

@@ -217,7 +217,7 @@ impl State {
     /// Whether the endpoint has the identity that its labels have.
     pub(crate) fn is_identified(&self, endpoint: &Endpoint) -> bool {
         let labels = endpoint.labels.as_deref();
-        labels.is_some_and(|labels| self.identities.number(labels) == Some(endpoint.identity))
+        endpoint.is_health() || labels.is_some_and(|labels| self.identities.number(labels) == Some(endpoint.identity))
     }
 }
 

@@ -65,6 +65,7 @@ fn remote_node() -> impl Strategy<Value = RemoteNode> {
             name: NodeName { cluster: "default".to_owned(), name: format!("n{last}") },
             addresses: [IpAddr::from([192, 0, 2, last])].into(),
             routers: router.map(IpAddr::V4).into_iter().collect(),
+            health: BTreeSet::new(),
             prefixes: prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect(),
         },
     )

@@ -90,13 +90,14 @@ impl World {
         Ok([links, routes, routes6, pins, neighbours, tables.join("\n"), ipam].join("\n--\n"))
     }
 
-    /// Waits until every endpoint is ready.
+    /// Waits until every endpoint is ready, and so many containers have one.
     pub fn endpoints_ready(&self, count: usize) -> Result<()> {
         crate::eventually(Duration::from_secs(30), "all endpoints to be ready", || {
             let list = self.agent.cilium_json(&["endpoint", "list"])?;
             let list = list.as_array().context("no list")?;
+            let containers = list.iter().filter(|e| e["docker-endpoint-id"] != "health").count();
             ensure!(
-                list.len() == count && list.iter().all(|e| e["state"] == "ready"),
+                containers == count && list.iter().all(|e| e["state"] == "ready"),
                 "{}",
                 self.agent.cilium(&["endpoint", "list"])?
             );

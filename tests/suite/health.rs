@@ -48,11 +48,14 @@ fn a_node_that_is_cut_off_is_seen_to_be_and_heals() -> Result<()> {
         let status = world.agent.cilium(&["status", "--all-health"])?;
         ensure!(status.contains("2/2 reachable") && status.contains("(localhost)"), "{status}");
     }
-    // Both families, of the node.
+    // Both families, of the node and of what stands for its containers.
     let node = health_of(one, "node2")?;
     let ips: Vec<_> = paths(&node).iter().map(|(end, path)| (*end, path["ip"].to_string())).collect();
     for ip in ["\"172.31.78.12\"", "\"fd78::12\""] {
         ensure!(ips.contains(&("host", ip.to_owned())), "{ips:?}");
+    }
+    for part in ["\"10.64.", "\"fd64::"] {
+        ensure!(ips.iter().any(|(end, ip)| *end == "health-endpoint" && ip.starts_with(part)), "{ips:?}");
     }
     // Told at once, not when the next probe is due.
     let probed = one.agent.cilium(&["health", "status", "--probe"])?;

@@ -126,6 +126,7 @@ mod tests {
             name: NodeName { cluster: "default".to_owned(), name: format!("n{last}") },
             addresses: [ip(last)].into(),
             routers: BTreeSet::new(),
+            health: BTreeSet::new(),
             prefixes: BTreeSet::new(),
         }
     }

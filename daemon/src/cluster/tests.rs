@@ -134,6 +134,7 @@ fn remembered() -> Remembered {
         name: NodeName { cluster: "default".to_owned(), name: format!("n{n}") },
         addresses: [format!("2001:db8::{n}").parse().unwrap()].into(),
         routers: BTreeSet::new(),
+        health: BTreeSet::new(),
         prefixes: [format!("10.64.{}.0/24", n - 1).parse().unwrap()].into(),
     };
     let address = |n: u16| {

@@ -7,7 +7,8 @@ use super::{Health, Settings, probe};
 use crate::node::Node;
 use futures::future::join_all;
 use jiff::Timestamp;
-use state::{NodeName, Outputs, RemoteNode};
+use model::EndpointId;
+use state::{EndpointView, NodeName, Outputs, RemoteNode};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -28,6 +29,10 @@ pub struct Prober {
     schedule: Schedule,
     /// Of which the schedule was made.
     nodes: Option<Arc<BTreeMap<NodeName, RemoteNode>>>,
+    /// Among which this node's own is looked for.
+    endpoints: Option<Arc<BTreeMap<EndpointId, Arc<EndpointView>>>>,
+    /// This node's addresses when it was probed last.
+    own: Option<Target>,
     running: JoinSet<Probed>,
     waiting: Vec<Waiting>,
 }
@@ -62,6 +67,8 @@ impl Prober {
             results,
             schedule: Schedule::new(settings.interval),
             nodes: None,
+            endpoints: None,
+            own: None,
             running: JoinSet::new(),
             waiting: Vec::new(),
         };
@@ -89,12 +96,19 @@ impl Prober {
     /// Takes note of the nodes that there are.
     fn follow(&mut self) {
         let outputs = Arc::clone(&self.outputs.borrow_and_update());
+        self.follow_own(&outputs);
         let nodes = &outputs.view.nodes;
         if self.nodes.as_ref().is_some_and(|known| Arc::ptr_eq(known, nodes)) {
             return;
         }
-        self.nodes = Some(Arc::clone(nodes));
-        self.schedule.set_nodes(targets::names(&self.local, &outputs.view), Instant::now());
+        let now = Instant::now();
+        let before = self.nodes.replace(Arc::clone(nodes));
+        self.schedule.set_nodes(targets::names(&self.local, &outputs.view), now);
+        for (name, node) in before.iter().flat_map(|before| before.iter()) {
+            if nodes.get(name).is_some_and(|news| news != node) {
+                self.schedule.now(name, now);
+            }
+        }
         let names: BTreeSet<&NodeName> = targets::names(&self.local, &outputs.view).collect();
         let interval = self.schedule.interval();
         self.results.send_modify(|results| {
@@ -115,12 +129,26 @@ impl Prober {
         self.answer();
     }
 
+    /// Takes note of this node's own endpoint.
+    fn follow_own(&mut self, outputs: &Outputs) {
+        let endpoints = &outputs.view.endpoints;
+        if self.endpoints.as_ref().is_some_and(|known| Arc::ptr_eq(known, endpoints)) {
+            return;
+        }
+        self.endpoints = Some(Arc::clone(endpoints));
+        let own = targets::target(&self.local, &self.local.name, &outputs.view);
+        if self.own != own {
+            self.own = own;
+            self.schedule.now(&self.local.name, Instant::now());
+        }
+    }
+
     fn begin_due(&mut self) {
         let now = Instant::now();
         while let Some(name) = self.schedule.take(now) {
             let outputs = Arc::clone(&self.outputs.borrow());
             let Some(target) = targets::target(&self.local, &name, &outputs.view) else {
-                self.schedule.done(&name);
+                self.schedule.done(&name, true, now);
                 continue;
             };
             let believed = |(end, address): &(End, IpAddr)| {
@@ -141,7 +169,7 @@ impl Prober {
 
     fn take(&mut self, probed: Probed) {
         let Probed { name, begun, result } = probed;
-        self.schedule.done(&name);
+        self.schedule.done(&name, result.is_well(), Instant::now());
         self.results.send_if_modified(|results| {
             // One that went meanwhile is not told of any more.
             let Some(before) = results.nodes.get(&name).cloned() else { return false };

@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 /// Most connections at once; more wait in the socket's queue.
-const MAX_CONNECTIONS: usize = 64;
+pub const MAX_CONNECTIONS: usize = 64;
 /// How long a whole conversation may take.
 const LIMIT: Duration = Duration::from_secs(5);
 /// An address may come later than the agent.

@@ -74,6 +74,11 @@ impl NodeResult {
         NodeResult { paths: target.addresses.iter().map(path).collect() }
     }
 
+    /// Whether every address answered to everything.
+    pub fn is_well(&self) -> bool {
+        self.paths.iter().all(|path| path.icmp.failure.is_none() && path.http.failure.is_none())
+    }
+
     /// This one, with what is remembered of the same addresses.
     pub fn after(mut self, before: &NodeResult) -> NodeResult {
         for path in &mut self.paths {

@@ -9,17 +9,21 @@ use tokio::time::Instant;
 const MAX_RUNNING: usize = 32;
 /// How far apart nodes are begun with that become known together.
 const STAGGER: Duration = Duration::from_millis(10);
+/// When a node that failed is probed again, doubled each time up to the interval: it may just be starting.
+const AGAIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub struct Schedule {
     base: Duration,
     due: BTreeMap<NodeName, Instant>,
     running: BTreeSet<NodeName>,
+    /// How often those failed in a row that failed last.
+    failures: BTreeMap<NodeName, u32>,
 }
 
 impl Schedule {
     pub fn new(base: Duration) -> Schedule {
-        Schedule { base, due: BTreeMap::new(), running: BTreeSet::new() }
+        Schedule { base, due: BTreeMap::new(), running: BTreeSet::new(), failures: BTreeMap::new() }
     }
 
     /// Grows with the number of nodes, so that what one node gets asked by all others grows but little faster than that of a small cluster:
@@ -40,6 +44,13 @@ impl Schedule {
             });
             self.due.insert(name.clone(), due);
         }
+        let due = &self.due;
+        self.failures.retain(|name, _| due.contains_key(name));
+    }
+
+    /// There is news of a node.
+    pub fn now(&mut self, name: &NodeName, now: Instant) {
+        self.due.entry(name.clone()).and_modify(|due| *due = now);
     }
 
     pub fn all_now(&mut self, now: Instant) {
@@ -68,8 +79,17 @@ impl Schedule {
         Some(name.clone())
     }
 
-    pub fn done(&mut self, name: &NodeName) {
+    /// A probe came to its end, `well` or not.
+    pub fn done(&mut self, name: &NodeName, well: bool, now: Instant) {
         self.running.remove(name);
+        let Some(due) = self.due.get_mut(name) else { return };
+        if well {
+            self.failures.remove(name);
+            return;
+        }
+        let failures = self.failures.entry(name.clone()).or_default();
+        *due = (*due).min(now + AGAIN * 2u32.saturating_pow((*failures).min(16)));
+        *failures += 1;
     }
 }
 
@@ -102,11 +122,11 @@ mod tests {
         assert_eq!((schedule.take(now), schedule.next()), (None, Some(now + STAGGER)));
         assert_eq!(schedule.take(now + STAGGER), Some(name(1)));
         assert_eq!(schedule.next(), None, "both are being probed");
-        schedule.done(&name(0));
+        schedule.done(&name(0), true, now);
         assert_eq!(schedule.next(), Some(now + schedule.interval()));
         schedule.all_now(now);
         assert_eq!(schedule.take(now), Some(name(0)), "n0001 is still being probed");
-        schedule.done(&name(1));
+        schedule.done(&name(1), true, now);
         assert_eq!(schedule.take(now), Some(name(1)));
     }
 
@@ -116,10 +136,28 @@ mod tests {
         let mut schedule = with(2, now);
         assert_eq!(schedule.take(now), Some(name(0)));
         schedule.set_nodes([name(1), name(2)].iter(), now);
-        schedule.done(&name(0));
+        schedule.done(&name(0), true, now);
         assert_eq!(schedule.take(now + STAGGER), Some(name(2)));
         assert_eq!(schedule.take(now + STAGGER), Some(name(1)));
         assert_eq!(schedule.take(now + STAGGER), None);
+    }
+
+    #[test]
+    fn a_node_that_fails_is_asked_again_soon_and_then_less_and_less() {
+        let mut now = Instant::now();
+        let mut schedule = with(1, now);
+        let mut waited = Vec::new();
+        for well in [false, false, false, false, false, false, true, false] {
+            assert_eq!(schedule.take(now), Some(name(0)));
+            schedule.done(&name(0), well, now);
+            let next = schedule.next().unwrap();
+            waited.push((next - now).as_secs());
+            now = next;
+        }
+        assert_eq!(waited, [2, 4, 8, 16, 32, 41, 41, 2]);
+        schedule.now(&name(0), now - Duration::from_secs(1));
+        schedule.now(&name(9), now);
+        assert_eq!((schedule.take(now), schedule.take(now)), (Some(name(0)), None));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use ipnetwork::IpNetwork;
 use model::Identity;
 use state::{Family, NodeName, View};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// Whose address it is.
@@ -37,13 +38,23 @@ impl Local {
 /// A node's name and what it tells of itself.
 pub fn target(local: &Local, name: &NodeName, view: &View) -> Option<Target> {
     if *name == local.name {
-        let addresses = local.addresses.iter().map(|address| (End::Host, *address)).collect();
+        let host = local.addresses.iter().map(|address| (End::Host, *address));
+        let own = view.endpoints.values().filter(|endpoint| endpoint.identity == Identity::HEALTH);
+        let own =
+            own.flat_map(|endpoint| endpoint.ipv4.map(IpAddr::V4).into_iter().chain(endpoint.ipv6.map(IpAddr::V6)));
+        let addresses = host.chain(own.map(|address| (End::HealthEndpoint, address))).collect();
         return Some(Target { name: name.clone(), addresses });
     }
     let node = view.nodes.get(name)?;
-    let first = |family| node.addresses.iter().find(|address| Family::of(address) == family);
-    let families = [Family::V4, Family::V6].into_iter().filter(|family| local.has(*family));
-    let addresses = families.filter_map(first).map(|address| (End::Host, *address)).collect();
+    let first =
+        |addresses: &BTreeSet<IpAddr>, family| addresses.iter().copied().find(|address| Family::of(address) == family);
+    let families = || [Family::V4, Family::V6].into_iter();
+    let hosts = families().filter(|family| local.has(*family)).filter_map(|family| first(&node.addresses, family));
+    // What is behind a node is reached by whichever family the nodes have, if this one has such addresses itself.
+    let ours = |family: &Family| view.pools.values().any(|pool| pool.node_pool && pool.family == *family);
+    let ends = families().filter(ours).filter_map(|family| first(&node.health, family));
+    let hosts = hosts.map(|address| (End::Host, address));
+    let addresses = hosts.chain(ends.map(|address| (End::HealthEndpoint, address))).collect();
     Some(Target { name: name.clone(), addresses })
 }
 

@@ -5,9 +5,11 @@ use crate::current::{Bpf, Firewall, Network};
 use crate::expedite::Expedited;
 use crate::firewall::Rules;
 use crate::forwarding;
+use crate::housing::{self, HousingSpec};
 use crate::links::{self, Device, HOST_DEVICE, HOST_PEER, TUNNEL, endpoint_of, ifindex};
 use crate::maps::{Maps, endpoints, identities, ipcache, policy, runtime, tunnel};
 use crate::netlink::{Netlink, NetlinkError, Refused, Request};
+use crate::netns::Namespace;
 use crate::operation::{Operation, TunnelSpec};
 use crate::programs::Programs;
 use crate::routes::{self, Route};
@@ -40,6 +42,8 @@ pub struct Linux {
     undertaker: Undertaker,
     /// Endpoints whose device may not be deleted yet.
     doomed: BTreeSet<EndpointId>,
+    /// Where endpoints live that no container is behind.
+    own: Option<Arc<Namespace>>,
     ipv6: bool,
 }
 
@@ -53,14 +57,23 @@ impl Linux {
             rules: Rules::default(),
             undertaker: Undertaker::new()?,
             doomed: BTreeSet::new(),
+            own: None,
             ipv6: forwarding::has_ipv6(),
         })
+    }
+
+    /// The namespace for endpoints that no container is behind.
+    pub fn with_own(self, own: Option<Arc<Namespace>>) -> Linux {
+        Linux { own, ..self }
     }
 }
 
 impl Kernel for Linux {
     fn network(&mut self) -> Result<Network, ReadError> {
-        let (network, doomed) = read_network(&mut self.netlink, self.ipv6)?;
+        let (mut network, doomed) = read_network(&mut self.netlink, self.ipv6)?;
+        if let Some(own) = &self.own {
+            network.housed = housing::housed(own)?;
+        }
         if doomed {
             self.undertaker.bury([]);
         }
@@ -168,6 +181,7 @@ impl Way {
             | Operation::PutNode(..)
             | Operation::RemoveNode(_)
             | Operation::RemoveIdentity(_)
+            | Operation::House(..)
             | Operation::Unpin(_)
             | Operation::WriteSlot(..)
             | Operation::ClearSlot(_)
@@ -316,6 +330,7 @@ impl Linux {
             Operation::RemoveIdentity(identity) => identities::remove(&self.maps, *identity)?,
             Operation::RemoveNode(node) => tunnel::remove_node(&self.maps, *node)?,
             Operation::Attach(id) => self.programs.attach(&mut self.netlink, *id)?,
+            Operation::House(id, inside) => self.house(*id, inside)?,
             Operation::Unpin(id) if self.doomed.contains(id) => self.undertaker.bury(self.programs.pins(*id)),
             Operation::Unpin(id) => self.programs.unpin(*id)?,
             Operation::WriteSlot(id, slot) => endpoints::write(&self.maps, *id, slot)?,
@@ -329,6 +344,17 @@ impl Linux {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Sets up the inside of an endpoint; one that is set up by half goes, devices and all.
+    fn house(&mut self, id: EndpointId, inside: &HousingSpec) -> Result<(), OperationError> {
+        let housed = housing::house(&mut self.netlink, self.own.as_deref(), inside, self.ipv6);
+        if housed.is_err()
+            && let Err(error) = self.netlink.execute(vec![links::delete(ifindex(id))])
+        {
+            tracing::warn!(%error, "devices that are made by half could not be deleted");
+        }
+        Ok(housed?)
     }
 
     /// Makes the pair where it is not there, and takes both ends up.

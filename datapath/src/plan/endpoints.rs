@@ -2,7 +2,7 @@
 
 use super::{Plan, Seen, Stage};
 use crate::current::{Attachment, Current, Link, PolicyId, Slot};
-use crate::operation::{LinkSpec, Operation};
+use crate::operation::{HousingSpec, LinkSpec, Operation};
 use model::EndpointId;
 use model::desired::{Datapath, Endpoint, LinkIntent, Object};
 use std::collections::{BTreeMap, BTreeSet};
@@ -76,10 +76,14 @@ fn wanted(plan: &mut Plan, current: &Current, endpoint: &Endpoint) {
         return;
     };
     let slot = slot(endpoint, policy);
-    if current.bpf.slots.get(&endpoint.id) != Some(&slot) {
+    // With a device that was in the way goes what its slot said, be it the same.
+    let made = matches!(fate, Fate::Made);
+    if made || current.bpf.slots.get(&endpoint.id) != Some(&slot) {
         plan.add(Stage::Slots, Operation::WriteSlot(endpoint.id, slot));
     }
-    let made = matches!(fate, Fate::Made);
+    if made && endpoint.link == LinkIntent::Own {
+        plan.add(Stage::Raise, Operation::House(endpoint.id, inside(endpoint)));
+    }
     if made || current.bpf.attachments.get(&endpoint.id) != Some(&Attachment::Current) {
         plan.add(Stage::Attach, Operation::Attach(endpoint.id));
     }
@@ -99,7 +103,8 @@ fn link(plan: &mut Plan, current: &Current, endpoint: &Endpoint) -> Fate {
         mtu: endpoint.mtu,
     };
     let held = current.network.links.get(&id);
-    let same = |link: &Link| link.name == endpoint.ifname;
+    let lost = endpoint.link == LinkIntent::Own && !current.network.housed.contains(&endpoint.peer_ifname);
+    let same = |link: &Link| link.name == endpoint.ifname && !lost;
     match (held, endpoint.link) {
         (Some(link), _) if same(link) => {
             if link.mac != endpoint.node_mac || link.mtu != endpoint.mtu {
@@ -107,18 +112,24 @@ fn link(plan: &mut Plan, current: &Current, endpoint: &Endpoint) -> Fate {
             }
             Fate::Stays
         }
-        // The number belongs to another endpoint now.
-        (Some(_), LinkIntent::Create) => {
+        // The number belongs to another endpoint now, or the other end was in the namespace of a former agent.
+        (Some(_), LinkIntent::Create | LinkIntent::Own) => {
             gone(plan, current, id);
             plan.add(Stage::Links, Operation::CreateLink(id, spec()));
             Fate::Made
         }
-        (None, LinkIntent::Create) => {
+        (None, LinkIntent::Create | LinkIntent::Own) => {
             plan.add(Stage::Links, Operation::CreateLink(id, spec()));
             Fate::Made
         }
         (_, LinkIntent::Keep) => Fate::Missing,
     }
+}
+
+fn inside(endpoint: &Endpoint) -> HousingSpec {
+    let v4 = endpoint.ipv4.map(|ip| (IpAddr::V4(ip), endpoint.gateway4.map(IpAddr::V4)));
+    let v6 = endpoint.ipv6.map(|ip| (IpAddr::V6(ip), endpoint.gateway6.map(IpAddr::V6)));
+    HousingSpec { peer_name: endpoint.peer_ifname.clone(), addresses: v4.into_iter().chain(v6).collect() }
 }
 
 fn slot(endpoint: &Endpoint, policy: PolicyId) -> Slot {

@@ -31,6 +31,10 @@ struct NodeRecord {
     ipv4_range: Option<Cidr>,
     #[serde(rename = "IPv6AllocCIDR")]
     ipv6_range: Option<Cidr>,
+    #[serde(rename = "IPv4HealthIP")]
+    health_ipv4: Option<IpAddr>,
+    #[serde(rename = "IPv6HealthIP")]
+    health_ipv6: Option<IpAddr>,
 }
 
 #[derive(Deserialize)]
@@ -76,6 +80,7 @@ pub fn node(name: NodeName, value: &[u8]) -> Result<RemoteNode, RecordError> {
         name,
         addresses: of_kind(&["InternalIP", "ExternalIP"]),
         routers: of_kind(&["CiliumInternalIP"]),
+        health: record.health_ipv4.into_iter().chain(record.health_ipv6).collect(),
         prefixes,
     })
 }
@@ -127,10 +132,12 @@ mod tests {
             docker_grace: 0,
         };
         let router = "10.64.1.1".parse().unwrap();
-        let entries = crate::shared::node(&config, [router].into_iter());
+        let health = ["10.64.1.9", "fd64::1:9"].map(|ip| ip.parse().unwrap());
+        let entries = crate::shared::node(&config, [router].into_iter(), &health);
         let read = node(name(), entries[0].1.as_bytes()).unwrap();
         assert_eq!(read.addresses, ["192.0.2.2", "2001:db8::2"].map(|ip| ip.parse().unwrap()).into());
         assert_eq!(read.routers, [router].into());
+        assert_eq!(read.health, health.into());
         assert_eq!(read.prefixes, ["10.64.1.0/24", "fd64::1:0/112"].map(|p| p.parse().unwrap()).into());
     }
 

@@ -148,6 +148,7 @@ fn input(verb: &str, rest: &str, words: &[&str]) -> Option<Input> {
         }
         "network" => Input::NetworkPut(network(words)?),
         "network-delete" => Input::NetworkDelete { id: rest.to_owned() },
+        "health" => Input::HealthEndpoint(rest == "on"),
         "endpoint" => Input::EndpointCreate(endpoint(words)?),
         "change" => Input::EndpointChange { endpoint: reference(words.first()?), change: change(words) },
         "delete" => Input::EndpointDelete { endpoint: reference(rest) },
@@ -159,16 +160,19 @@ fn node_name(name: &str) -> NodeName {
     NodeName { cluster: "default".to_owned(), name: name.to_owned() }
 }
 
-/// A name, underlay addresses, prefixes (with a `/`), routers (`via=`).
+/// A name, underlay addresses, prefixes (with a `/`), routers (`via=`), addresses of the health endpoint (`health=`).
 fn remote_node(words: &[&str]) -> Option<RemoteNode> {
     let (name, rest) = words.split_first()?;
     let (routers, rest): (Vec<&str>, Vec<&str>) = rest.iter().partition(|word| word.starts_with("via="));
+    let (health, rest): (Vec<&str>, Vec<&str>) = rest.into_iter().partition(|word| word.starts_with("health="));
+    let health: Vec<&str> = health.iter().filter_map(|word| word.strip_prefix("health=")).collect();
     let (prefixes, addresses): (Vec<&str>, Vec<&str>) = rest.into_iter().partition(|word| word.contains('/'));
     let routers: Vec<&str> = routers.iter().filter_map(|word| word.strip_prefix("via=")).collect();
     Some(RemoteNode {
         name: node_name(name),
         addresses: all(&addresses)?,
         routers: all(&routers)?,
+        health: all(&health)?,
         prefixes: all(&prefixes)?,
     })
 }

@@ -28,6 +28,7 @@ fn other(name: &str, address: [u8; 4]) -> RemoteNode {
         name: NodeName { cluster: "default".to_owned(), name: name.to_owned() },
         addresses: [address.into()].into(),
         routers: BTreeSet::new(),
+        health: BTreeSet::new(),
         prefixes: BTreeSet::new(),
     }
 }
