@@ -13,6 +13,7 @@ use crate::feed;
 use crate::memory::Memory;
 use crate::writer::Inputs;
 use departures::{Departures, Gone};
+use kvstore::session::Session;
 use kvstore::watch::{self, Update};
 use kvstore::{Backend, keys};
 use state::shared_records as records;
@@ -31,6 +32,8 @@ pub struct ClusterFeed {
     pub inputs: Inputs,
     pub controllers: Controllers,
     pub contact: Contact,
+    /// Who writes this node's own records, and is told when they go.
+    pub session: Session,
     /// How long what a node told is believed after its records went.
     pub grace: Duration,
     /// Where what is believed is noted for the next run.
@@ -54,6 +57,7 @@ struct Listed {
 
 struct Follower {
     inputs: Inputs,
+    session: Session,
     controllers: Controllers,
     departures: Departures,
     listed: Listed,
@@ -74,6 +78,7 @@ impl ClusterFeed {
         tokio::pin!(patience);
         let mut follower = Follower {
             inputs: self.inputs,
+            session: self.session,
             controllers: self.controllers,
             departures: Departures::new(self.grace),
             listed: Listed::default(),
@@ -153,8 +158,9 @@ impl Follower {
                         }
                     }
                 }
-                Update::Delete { key } => {
-                    if let Some(name) = node_name(&key) {
+                Update::Delete { ref key } => {
+                    self.session.defend(&update);
+                    if let Some(name) = node_name(key) {
                         self.departures.node_went(name, Instant::now());
                     }
                 }
@@ -182,8 +188,9 @@ impl Follower {
                         }
                     }
                 }
-                Update::Delete { key } => {
-                    if let Some(address) = single(&key) {
+                Update::Delete { ref key } => {
+                    self.session.defend(&update);
+                    if let Some(address) = single(key) {
                         self.departures.address_went(address, Instant::now());
                     }
                 }

@@ -376,18 +376,19 @@ fn share(
         working.spawn_infallible("memory of the cluster", |shutdown| writer.run(shutdown, controllers));
     }
     let Remembered { nodes, addresses, identities: known } = std::mem::take(&mut stores.remembered);
+    let options = session::Options { ttl: config.kvstore.lease_ttl, ..session::Options::default() };
+    let session = Session::start(Arc::clone(&stores.shared), options);
     let others = ClusterFeed {
         backend: Arc::clone(&stores.shared),
         inputs: inputs.clone(),
         controllers: controllers.clone(),
         contact: contact.clone(),
+        session: session.clone(),
         grace: config.node_grace,
         memory: stores.memory.clone(),
         remembered: cluster::Remembered { nodes, addresses },
     };
     working.spawn_infallible("cluster feed", |shutdown| others.run(shutdown));
-    let options = session::Options { ttl: config.kvstore.lease_ttl, ..session::Options::default() };
-    let session = Session::start(Arc::clone(&stores.shared), options);
     contact.leases(&session);
     let (looker, backend, beats) = (contact.clone(), Arc::clone(&stores.shared), controllers.clone());
     working.spawn_infallible("heartbeat", |shutdown| looker.beat(backend, beats, shutdown));

@@ -97,6 +97,8 @@ struct Book {
     owned: BTreeMap<String, Owned>,
     /// Keys to be deleted.
     doomed: BTreeSet<String>,
+    /// One of our keys went without us: all are to be looked at.
+    doubted: bool,
 }
 
 #[derive(Debug)]
@@ -184,7 +186,8 @@ impl Session {
     }
 
     /// Undoes what others do to our keys: to be called with what a [`watch::Feed`](crate::watch::Feed) tells, by whoever
-    /// follows a prefix with owned keys anyway. Without it a key that somebody deleted is back only after
+    /// follows a prefix with owned keys anyway. Where one is gone others may be, with our lease or with what the store
+    /// held: all of them are looked at. Without it a key that somebody deleted is back only after
     /// [`Options::check_every`].
     pub fn defend(&self, update: &Update) {
         let mut book = self.inner.book();
@@ -195,6 +198,7 @@ impl Session {
         };
         if let Some(owned) = owned.filter(|owned| owned.written.is_some()) {
             owned.written = None;
+            book.doubted |= matches!(update, Update::Delete { .. });
             drop(book);
             self.inner.work.notify_one();
         }
@@ -434,8 +438,12 @@ impl Inner {
             }
         };
         self.report(Ok(()), true);
-        if Instant::now() >= *next_check {
-            self.check().await?;
+        let doubted = std::mem::take(&mut self.book().doubted);
+        if doubted || Instant::now() >= *next_check {
+            if let Err(error) = self.check().await {
+                self.book().doubted |= doubted;
+                return Err(error);
+            }
             *next_check = Instant::now() + self.options.check_every;
         }
         self.flush(lease).await

@@ -8,6 +8,10 @@ use tokio::time::Instant;
 
 /// How long an address that went is kept to see whether its node goes too: the two are told by different watches.
 const SETTLE: Duration = Duration::from_secs(1);
+/// How long after an interruption it may turn out that the store lost something, which its writers still have to notice
+/// and write again: what goes meanwhile is believed as long as a node that went. Longer than the followers take to
+/// compare everything ([`kvstore::watch::Options::compare_after`]).
+const DOUBT: Duration = Duration::from_secs(30);
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Gone {
@@ -24,6 +28,10 @@ pub(super) struct Departures {
     homes: BTreeMap<IpAddr, IpAddr>,
     leaving_nodes: BTreeMap<NodeName, Instant>,
     leaving_addresses: BTreeMap<IpAddr, Instant>,
+    /// Whether there was contact before, which can be interrupted.
+    begun: bool,
+    /// The end of the time after an interruption in which the store is in doubt.
+    doubted_until: Option<Instant>,
 }
 
 impl Departures {
@@ -34,6 +42,8 @@ impl Departures {
             homes: BTreeMap::new(),
             leaving_nodes: BTreeMap::new(),
             leaving_addresses: BTreeMap::new(),
+            begun: false,
+            doubted_until: None,
         }
     }
 
@@ -63,14 +73,25 @@ impl Departures {
 
     pub(super) fn address_went(&mut self, address: IpAddr, now: Instant) {
         if self.homes.contains_key(&address) {
-            self.leaving_addresses.entry(address).or_insert(now + SETTLE);
+            let due = now + self.patience(now);
+            self.leaving_addresses.entry(address).or_insert(due);
         }
+    }
+
+    /// How long an address that goes now is kept.
+    fn patience(&self, now: Instant) -> Duration {
+        let doubted = self.doubted_until.is_some_and(|until| now < until);
+        if doubted { self.grace.max(SETTLE) } else { SETTLE }
     }
 
     /// What was heard of them is old: everybody who is leaving has the whole time again.
     pub(super) fn begin_anew(&mut self, now: Instant) {
+        if std::mem::replace(&mut self.begun, true) {
+            self.doubted_until = Some(now + DOUBT);
+        }
         self.leaving_nodes.values_mut().for_each(|due| *due = now + self.grace);
-        self.leaving_addresses.values_mut().for_each(|due| *due = (*due).max(now + SETTLE));
+        let wait = self.patience(now);
+        self.leaving_addresses.values_mut().for_each(|due| *due = (*due).max(now + wait));
     }
 
     /// When `take_due` has something to do next.
@@ -148,6 +169,26 @@ mod tests {
         assert_eq!(departures.take_due(now), []);
         assert_eq!(departures.take_due(now + SETTLE), [Gone::Address(ip(102))]);
         assert_eq!(departures.next_due(), None);
+    }
+
+    #[test]
+    fn what_goes_soon_after_an_interruption_has_the_whole_grace() {
+        let now = Instant::now();
+        let mut departures = one_node(now);
+        departures.begin_anew(now);
+        // The first contact interrupts nothing.
+        departures.address_went(ip(102), now);
+        assert_eq!(departures.next_due(), Some(now + SETTLE));
+        departures.address_there(ip(102), ip(2));
+        // The second does: the store may have lost the address.
+        departures.begin_anew(now);
+        departures.address_went(ip(102), now + SETTLE);
+        assert_eq!(departures.next_due(), Some(now + SETTLE + GRACE));
+        assert!(departures.take_due(now + GRACE).is_empty());
+        // Written again, and then gone for good, when the store has shown all it has.
+        departures.address_there(ip(102), ip(2));
+        departures.address_went(ip(102), now + DOUBT);
+        assert_eq!(departures.take_due(now + DOUBT + SETTLE), [Gone::Address(ip(102))]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 use super::*;
 use crate::testing::Brain;
 use kvstore::memory::{self, Power};
+use kvstore::session::{self, Session};
 use serde_json::json;
 use state::{Outputs, SyncState};
 
@@ -24,6 +25,7 @@ impl World {
             inputs: brain.inputs.clone(),
             controllers: Controllers::default(),
             contact: Contact::default(),
+            session: Session::start(Arc::clone(&backend), session::Options::default()),
             grace: GRACE,
             memory: Memory::default(),
             remembered,
@@ -110,7 +112,8 @@ async fn a_store_that_never_answered_is_declared_away() {
     let (inputs, controllers) = (brain.inputs.clone(), Controllers::default());
     let (memory, remembered) = (Memory::default(), Remembered::default());
     let contact = Contact::default();
-    let feed = ClusterFeed { backend, inputs, controllers, contact, grace: GRACE, memory, remembered };
+    let session = Session::start(Arc::clone(&backend), session::Options::default());
+    let feed = ClusterFeed { backend, inputs, controllers, contact, session, grace: GRACE, memory, remembered };
     tokio::spawn(feed.run(brain.shutdown.clone()));
     let is = |wanted| move |outputs: &Outputs| outputs.view.sync.get(&Source::Cluster) == Some(&wanted);
     brain.until("declared away", is(SyncState::Away)).await;

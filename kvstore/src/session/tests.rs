@@ -105,6 +105,21 @@ async fn others_cannot_take_a_key_away() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_one_key_went_all_are_looked_at() {
+    let (backend, _power) = memory::open();
+    let session = Session::start(backend.clone(), options());
+    session.publish("k", "v").await.expect("publish");
+    session.publish("l", "v").await.expect("publish");
+    // Of the two only one is followed.
+    let since = tokio::time::Instant::now();
+    backend.delete("l").await.expect("delete");
+    backend.delete("k").await.expect("delete");
+    session.defend(&Update::Delete { key: "k".to_owned() });
+    until("written again", async || value(&backend, "l").await.is_some()).await;
+    assert!(since.elapsed() < options().check_every);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_transaction_makes_keys_our_own_only_if_it_happens() {
     let (backend, _power) = memory::open();
     let session = Session::start(backend.clone(), options());
