@@ -115,12 +115,16 @@ impl Agent {
     }
 }
 
-/// Repeats `request` while the agent is starting.
+/// Repeats `request` while the agent is starting, as long as another try like the last one has its time: an agent that
+/// says what it waits for has waited itself, and its word is worth more than our own running out of time.
 async fn started<T, F: Future<Output = Result<T, ClientError>>>(request: impl Fn() -> F) -> Result<T, ClientError> {
     let deadline = Instant::now() + START_BOUND;
     loop {
+        let began = Instant::now();
         match request().await {
-            Err(error) if starting(&error) && Instant::now() < deadline => tokio::time::sleep(START_PAUSE).await,
+            Err(error) if starting(&error) && Instant::now() + began.elapsed() < deadline => {
+                tokio::time::sleep(START_PAUSE).await;
+            }
             done => return done,
         }
     }
