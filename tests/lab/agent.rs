@@ -2,7 +2,7 @@
 
 use crate::{Machine, Process};
 use anyhow::{Context, Result, ensure};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -22,6 +22,9 @@ pub fn binary(name: &str) -> Result<PathBuf> {
 
 pub struct Agent {
     machine: Rc<Machine>,
+    /// What it is started through (`nsenter …`), if anything.
+    wrapper: Vec<String>,
+    binary: PathBuf,
     options: Vec<String>,
     process: Process,
 }
@@ -36,12 +39,29 @@ impl Agent {
 
     /// Starts the agent; does not wait.
     pub fn launch(machine: &Rc<Machine>, options: Vec<String>) -> Result<Agent> {
-        let process = launch(machine, &options)?;
-        Ok(Agent { machine: machine.clone(), options, process })
+        let binary = binary("cilium-agent")?;
+        let process = launch(machine, &[], &binary, &options)?;
+        Ok(Agent { machine: machine.clone(), wrapper: Vec::new(), binary, options, process })
+    }
+
+    /// The binary that is started from now on.
+    pub fn replace_binary(&mut self, binary: PathBuf) {
+        self.binary = binary;
+    }
+
+    /// What the agent is started through from now on: a command that becomes it.
+    pub fn wrap(&mut self, wrapper: &[&str]) {
+        self.wrapper = wrapper.iter().map(|word| (*word).to_owned()).collect();
+    }
+
+    /// Stops its processor, or lets it go on.
+    pub fn freeze(&self, frozen: bool) -> Result<()> {
+        use nix::sys::signal::Signal;
+        self.process.signal(if frozen { Signal::SIGSTOP } else { Signal::SIGCONT })
     }
 
     pub fn wait_ready(&mut self) -> Result<()> {
-        crate::eventually(Duration::from_secs(20), "the agent to be ready", || {
+        crate::eventually(Duration::from_secs(60), "the agent to be ready", || {
             ensure!(self.process.running(), "the agent ended:\n{}", self.machine.log("agent.log"));
             self.cilium(&["status", "--brief"]).with_context(|| self.machine.log("agent.log"))
         })?;
@@ -88,7 +108,7 @@ impl Agent {
 
     /// Starts it again after `kill` or `stop`, without waiting for it to be ready.
     pub fn relaunch(&mut self) -> Result<()> {
-        self.process = launch(&self.machine, &self.options)?;
+        self.process = launch(&self.machine, &self.wrapper, &self.binary, &self.options)?;
         Ok(())
     }
 
@@ -108,9 +128,8 @@ impl Agent {
     }
 }
 
-fn launch(machine: &Rc<Machine>, options: &[String]) -> Result<Process> {
-    let binary = binary("cilium-agent")?;
-    let mut command = machine.command(binary.to_str().context("path")?);
-    command.arg("--lib-dir").arg(machine.dir().join("lib")).args(options);
+fn launch(machine: &Rc<Machine>, wrapper: &[String], binary: &Path, options: &[String]) -> Result<Process> {
+    let mut command = machine.command("env");
+    command.args(wrapper).arg(binary).arg("--lib-dir").arg(machine.dir().join("lib")).args(options);
     machine.spawn("agent.log", command)
 }

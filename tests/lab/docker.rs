@@ -140,6 +140,16 @@ impl Docker {
         })
     }
 
+    /// Gives the running engine other settings, of those that it can change as it runs, and waits until it has them.
+    pub fn configure(&self, settings: &serde_json::Value) -> Result<()> {
+        std::fs::write(self.machine.dir().join("daemon.json"), settings.to_string())?;
+        self.process.signal(nix::sys::signal::Signal::SIGHUP)?;
+        crate::eventually(Duration::from_secs(20), "dockerd to take its settings", || {
+            ensure!(self.log().contains("Reloaded configuration"), "{}", self.log());
+            Ok(())
+        })
+    }
+
     pub fn terminate(&mut self) -> Result<()> {
         self.process.signal(nix::sys::signal::Signal::SIGTERM)?;
         self.process.wait(Duration::from_secs(60)).map(|_| ())
@@ -159,7 +169,9 @@ impl Docker {
 
 fn launch(machine: &Rc<Machine>, engine: &Engine, options: &[String]) -> Result<Process> {
     let config = machine.dir().join("daemon.json");
-    std::fs::write(&config, "{}\n")?;
+    if !config.exists() {
+        std::fs::write(&config, "{}\n")?;
+    }
     let mut command = machine.command("env");
     command.arg(format!("PATH={}", engine.path())).arg("dockerd").arg("--config-file").arg(&config);
     command.arg("--data-root").arg(machine.dir().join("docker"));

@@ -13,7 +13,7 @@ pub use agent::{Agent, binary};
 pub use docker::{Container, Docker, Engine};
 pub use etcd::{ENDPOINTS, Etcd};
 pub use machine::{MACHINE4, MACHINE6, Machine, Process, WORLD4, WORLD6, text};
-pub use nodes::Nodes;
+pub use nodes::{Nodes, agent_options};
 pub use traffic::{Hammer, Server, Tally};
 pub use world::World;
 

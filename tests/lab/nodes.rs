@@ -13,12 +13,12 @@ use anyhow::{Context, Result, ensure};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// What makes an agent one of this cluster.
-fn options(name: &str) -> Vec<String> {
-    let address = format!("etcd.address={ENDPOINTS}");
-    let kvstore = ["--kvstore", "etcd", "--kvstore-opt", &address, "--node-name", name];
+/// Options of a node's agent: what makes it one of this cluster, and what else it is given.
+pub fn agent_options(number: usize, more: &[&str]) -> Vec<String> {
+    let (address, name) = (format!("etcd.address={ENDPOINTS}"), format!("node{number}"));
+    let kvstore = ["--kvstore", "etcd", "--kvstore-opt", &address, "--node-name", &name];
     let pools = ["--cluster-pool-ipv4", "10.64.0.0/16", "--cluster-pool-ipv6", "fd64::/64"];
-    kvstore.iter().chain(&pools).map(|word| (*word).to_owned()).collect()
+    kvstore.iter().chain(&pools).chain(more).map(|word| (*word).to_owned()).collect()
 }
 
 pub struct Nodes {
@@ -29,22 +29,49 @@ pub struct Nodes {
 }
 
 impl Nodes {
-    /// Starts nodes 1 to `count` (9 at most), with these options for each agent beside those that make a cluster.
+    /// Starts etcd and nodes 1 to `count` (9 at most), with these options for each agent beside those that make a cluster.
     pub fn start(engine: &Engine, count: usize, agent_options: &[&str]) -> Result<Nodes> {
-        ensure!((1..=9).contains(&count), "{count} nodes are none or too many");
+        let mut nodes = Nodes::underlay()?;
+        nodes.etcd.start_all()?;
+        nodes.add(engine, &vec![agent_options; count])?;
+        Ok(nodes)
+    }
+
+    /// The underlay with the machines of etcd's members, on which nothing runs yet.
+    pub fn underlay() -> Result<Nodes> {
         let hub = Rc::new(Machine::bare()?);
         hub.run(&["ip", "link", "add", "br0", "type", "bridge"])?;
         hub.run(&["ip", "addr", "add", "172.31.78.1/24", "dev", "br0"])?;
         hub.run(&["ip", "addr", "add", "fd78::1/64", "dev", "br0", "nodad"])?;
         hub.run(&["ip", "link", "set", "br0", "up"])?;
-        let members = (0..3).map(|member| machine(&hub, &Etcd::name(member), &[&etcd::address(member)]));
-        let etcd = Etcd::start(members.collect::<Result<_>>()?)?;
-        let machines = (1..=count).map(|number| {
-            let addresses = [format!("172.31.78.1{number}"), format!("fd78::1{number}")];
-            machine(&hub, &format!("node{number}"), &[&addresses[0], &addresses[1]])
-        });
-        let worlds = worlds(machines.collect::<Result<_>>()?, engine, agent_options)?;
-        Ok(Nodes { worlds, etcd, hub })
+        let members = (0..etcd::MEMBERS).map(|member| machine(&hub, &Etcd::name(member), &[&etcd::address(member)]));
+        let etcd = Etcd::new(members.collect::<Result<_>>()?);
+        Ok(Nodes { worlds: Vec::new(), etcd, hub })
+    }
+
+    /// Adds a node for each of these sets of options.
+    pub fn add(&mut self, engine: &Engine, options: &[&[&str]]) -> Result<()> {
+        let mut starting = Vec::new();
+        for (number, options) in (self.worlds.len() + 1..).zip(options) {
+            let machine = self.machine(number)?;
+            let agent = Agent::launch(&machine, agent_options(number, options))?;
+            starting.push((machine, agent));
+        }
+        // All agents and then all engines, each kind at once: most of their start is waiting.
+        starting.iter_mut().try_for_each(|(_, agent)| agent.wait_ready())?;
+        let launched = starting.iter().map(|(machine, _)| Docker::launch(machine, engine, &[]));
+        let mut engines = launched.collect::<Result<Vec<_>>>()?;
+        engines.iter_mut().try_for_each(Docker::finish_start)?;
+        let worlds = starting.into_iter().zip(engines);
+        self.worlds.extend(worlds.map(|((machine, agent), docker)| World { docker, agent, machine }));
+        Ok(())
+    }
+
+    /// The machine of a node, on which nothing runs yet.
+    pub fn machine(&self, number: usize) -> Result<Rc<Machine>> {
+        ensure!((1..=9).contains(&number), "there is no address for node {number}");
+        let addresses = [format!("172.31.78.1{number}"), format!("fd78::1{number}")];
+        machine(&self.hub, &format!("node{number}"), &[&addresses[0], &addresses[1]])
     }
 
     /// Runs `etcdctl ARGS…` and gives its standard output.
@@ -59,10 +86,17 @@ impl Nodes {
         self.hub.run(&["bridge", "link", "set", "dev", name, "state", state]).map(|_| ())
     }
 
+    /// Takes etcd away from a node, which loses nothing else, or gives it back. Packets vanish without an answer.
+    pub fn part_from_etcd(&self, node: usize, parted: bool) -> Result<()> {
+        let change = if parted { "-I" } else { "-D" };
+        let rule = ["OUTPUT", "-p", "tcp", "--dport", "2379", "-j", "DROP"];
+        self.worlds[node].machine.run(&[&["iptables", "-w", change], &rule[..]].concat()).map(|_| ())
+    }
+
     /// Waits until each node lists all of them.
     pub fn know_each_other(&self) -> Result<()> {
         for world in &self.worlds {
-            eventually(Duration::from_secs(20), "the nodes to know each other", || {
+            eventually(Duration::from_secs(60), "the nodes to know each other", || {
                 let list = world.agent.cilium_json(&["node", "list"])?;
                 let known = list.as_array().context("no list")?.len();
                 ensure!(known == self.worlds.len(), "{list}");
@@ -88,20 +122,4 @@ fn machine(hub: &Machine, port: &str, addresses: &[&str]) -> Result<Rc<Machine>>
         machine.run(&["ip", if v6 { "-6" } else { "-4" }, "route", "add", "default", "via", gateway])?;
     }
     Ok(machine)
-}
-
-/// Starts all agents and then all engines, each kind at once: most of their start is waiting.
-fn worlds(machines: Vec<Rc<Machine>>, engine: &Engine, agent_options: &[&str]) -> Result<Vec<World>> {
-    let mut agents = Vec::new();
-    for (n, machine) in machines.iter().enumerate() {
-        let mut options = options(&format!("node{}", n + 1));
-        options.extend(agent_options.iter().map(|option| (*option).to_owned()));
-        agents.push(Agent::launch(machine, options)?);
-    }
-    agents.iter_mut().try_for_each(Agent::wait_ready)?;
-    let launched = machines.iter().map(|machine| Docker::launch(machine, engine, &[]));
-    let mut engines = launched.collect::<Result<Vec<_>>>()?;
-    engines.iter_mut().try_for_each(Docker::finish_start)?;
-    let parts = machines.into_iter().zip(agents).zip(engines);
-    Ok(parts.map(|((machine, agent), docker)| World { docker, agent, machine }).collect())
 }

@@ -47,7 +47,8 @@ pub struct Tally {
 }
 
 impl Hammer {
-    /// `mode`: `keep` (one connection, request after request) or `connect` (a connection for each request).
+    /// `mode`: `keep` (one connection, request after request), `connect` (a connection for each request) or `denied`
+    /// (likewise, and a request that is let through is a failed one).
     pub fn start(machine: &Rc<Machine>, place: &[String], mode: &str, target: &str) -> Result<Hammer> {
         let log = format!("hammer-{mode}-{}.log", target.replace(['[', ']', ':', '.'], "_"));
         let _ = std::fs::remove_file(machine.dir().join(&log));

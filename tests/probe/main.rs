@@ -2,7 +2,9 @@
 //!
 //!     lab-probe serve tcp:80 udp:53 …           echo on each port, both address families; prints "listening"
 //!     lab-probe ask tcp|udp HOST:PORT [MS]      one request; exit code 0 when the answer came within MS (1000)
-//!     lab-probe hammer keep|connect HOST:PORT   requests until standard input ends; prints a tally as JSON
+//!     lab-probe hammer keep|connect|denied HOST:PORT  requests until standard input ends; prints a tally as JSON.
+//!                                               `keep`: over one connection, `connect`: a connection for each, `denied`:
+//!                                               the same, but those that are answered are the failed ones
 //!     lab-probe measure rr|crr HOST:PORT SECONDS  as many requests as go; prints rate and latencies as JSON. `rr`: over
 //!                                               one connection, `crr`: a connection for each, closed by a reset
 //!     lab-probe http HOST:PORT                  one HTTP request; exit code 0 when it is answered within a second
@@ -108,6 +110,9 @@ fn exchange(stream: &mut TcpStream) -> Result<()> {
 /// request, and `longest_ms` tells.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a request that should be denied waits for an answer.
+const DENIED: Duration = Duration::from_millis(250);
+
 fn hammer(mode: &str, target: SocketAddr) -> Result<()> {
     static STOP: AtomicBool = AtomicBool::new(false);
     std::thread::spawn(|| {
@@ -127,7 +132,11 @@ fn hammer(mode: &str, target: SocketAddr) -> Result<()> {
                 exchange(kept.as_mut().context("no connection")?)
             })(),
             "connect" => connect(target, PATIENCE).and_then(|mut stream| exchange(&mut stream)),
-            other => bail!("{other}: keep or connect"),
+            "denied" => match connect(target, DENIED) {
+                Ok(_) => Err(anyhow::anyhow!("it was let through")),
+                Err(_) => Ok(()),
+            },
+            other => bail!("{other}: keep, connect or denied"),
         };
         requests += 1;
         longest = longest.max(start.elapsed());

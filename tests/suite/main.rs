@@ -4,6 +4,7 @@ mod bad_input;
 mod coordination;
 mod docker;
 mod events;
+mod failures;
 mod health;
 mod lab;
 mod leaks;
