@@ -120,6 +120,7 @@ impl Kernel for Linux {
                 Way::Addresses => results.extend(self.addresses(run)),
                 Way::Identities => results.extend(self.identities(run)),
                 Way::Forgetting => results.extend(self.forgetting(run)),
+                Way::Amendments => results.extend(self.amendments(run)),
                 Way::Programs => {
                     let _hurry = Expedited::begin();
                     results.extend(run.iter().map(|operation| self.single(operation)));
@@ -142,6 +143,7 @@ enum Way {
     /// By elements of the map of identities, many in one system call.
     Identities,
     Forgetting,
+    Amendments,
     /// One at a time, in a hurry.
     Programs,
     /// One at a time.
@@ -171,6 +173,7 @@ impl Way {
             Operation::PutIpcache(..) => Way::Addresses,
             Operation::PutIdentity(_) => Way::Identities,
             Operation::RemoveIpcache(_) => Way::Forgetting,
+            Operation::AmendPolicy(..) => Way::Amendments,
             Operation::Attach(_) | Operation::AttachTunnel => Way::Programs,
             Operation::Forwarding
             | Operation::HostDevice
@@ -186,7 +189,6 @@ impl Way {
             | Operation::WriteSlot(..)
             | Operation::ClearSlot(_)
             | Operation::WritePolicy(..)
-            | Operation::AmendPolicy(..)
             | Operation::RemovePolicy(..)
             | Operation::InvalidateFlows
             | Operation::Masquerade(_)
@@ -291,6 +293,15 @@ impl Linux {
         entries.iter().map(|entry| ipcache::put(&self.maps, std::slice::from_ref(entry)).map_err(Into::into)).collect()
     }
 
+    fn amendments(&mut self, operations: &[Operation]) -> Vec<Result<(), OperationError>> {
+        let amendment = |operation| match operation {
+            &Operation::AmendPolicy(id, _, ref former, ref map) => Some((id, &**former, &**map)),
+            _ => None,
+        };
+        let amendments: Vec<policy::Amendment<'_>> = operations.iter().filter_map(amendment).collect();
+        policy::amend_all(&self.maps, &amendments).into_iter().map(|result| result.map_err(Into::into)).collect()
+    }
+
     /// Takes addresses away, likewise.
     fn forgetting(&mut self, operations: &[Operation]) -> Vec<Result<(), OperationError>> {
         let prefix = |operation: &Operation| match operation {
@@ -336,7 +347,6 @@ impl Linux {
             Operation::WriteSlot(id, slot) => endpoints::write(&self.maps, *id, slot)?,
             Operation::ClearSlot(id) => endpoints::clear(&self.maps, *id)?,
             Operation::WritePolicy(id, identity, map) => policy::write(&self.maps, *id, *identity, map)?,
-            Operation::AmendPolicy(id, _, former, map) => policy::amend(&self.maps, *id, former, map)?,
             Operation::RemovePolicy(id, map) => policy::remove(&self.maps, *id, map)?,
             Operation::InvalidateFlows => runtime::raise_generation(&self.maps)?,
             Operation::Masquerade(pools) => self.rules.masquerade(pools)?,

@@ -62,7 +62,7 @@ pub fn write(maps: &Maps, id: PolicyId, identity: Identity, map: &PolicyMap) -> 
 /// Makes a version say `map` where it says `former`: first the header announces the classes of keys that come, then they
 /// come, then the others go. Classes that no longer occur stay announced; they cost a look-up in vain. On failure what
 /// was there is there again.
-pub fn amend(maps: &Maps, id: PolicyId, former: &PolicyMap, map: &PolicyMap) -> Result<(), MapError> {
+fn amend(maps: &Maps, id: PolicyId, former: &PolicyMap, map: &PolicyMap) -> Result<(), MapError> {
     let mut changes = Changes::default();
     former.differences(map, |identity, here, there| changes.note(id, identity, here, there));
     widen(maps, id, map)?;
@@ -72,6 +72,32 @@ pub fn amend(maps: &Maps, id: PolicyId, former: &PolicyMap, map: &PolicyMap) -> 
         return Err(refused(maps, changes.added.len(), source));
     }
     maps.policy.delete_all(&changes.gone).map_err(|source| MapError::Write { map: POLICY, source })
+}
+
+/// A version, what it says, and what it is to say.
+pub type Amendment<'a> = (PolicyId, &'a PolicyMap, &'a PolicyMap);
+
+/// Amends many versions, with as few calls to the kernel as one takes; where that fails, one after the other.
+pub fn amend_all(maps: &Maps, amendments: &[Amendment<'_>]) -> Vec<Result<(), MapError>> {
+    let one = |(id, former, map): &Amendment<'_>| amend(maps, *id, former, map);
+    let together = || {
+        let mut changes = Changes::default();
+        for (id, former, map) in amendments {
+            former.differences(map, |identity, here, there| changes.note(*id, identity, here, there));
+            widen(maps, *id, map)?;
+        }
+        let failed = |source| MapError::Write { map: POLICY, source };
+        maps.policy.put_all(&changes.keys, &changes.values).map_err(failed)?;
+        maps.policy.delete_all(&changes.gone).map_err(failed)
+    };
+    match amendments {
+        [only] => vec![one(only)],
+        // What is written by then is written again, or taken back where it is at fault.
+        _ => match together() {
+            Ok(()) => amendments.iter().map(|_| Ok(())).collect(),
+            Err(_) => amendments.iter().map(one).collect(),
+        },
+    }
 }
 
 /// The elements that an amendment writes and deletes.
