@@ -40,4 +40,6 @@ pub use config::{Aggregation, Attach, Config, Timeouts, Tunnel, TunnelPorts};
 pub use handle::{Handle, StartError, start};
 pub use maps::conntrack::{Flow, FlowEnd, FlowState};
 pub use maps::metrics::Metric;
-pub use tables::{EndpointRow, IpcacheRow, MapInfo, PolicyRow, PolicyTable, TableError, Tables, TunnelRow};
+pub use tables::{
+    EndpointRow, IpcacheRow, MapInfo, PolicyRow, PolicyTable, TableError, Tables, TunnelRow, WatchedAddresses,
+};

@@ -106,7 +106,7 @@ impl Maps {
     }
 }
 
-fn open<K: aya::Pod, V: aya::Pod>(directory: &Path, name: &str) -> Result<Map<K, V>, MapError> {
+pub(crate) fn open<K: aya::Pod, V: aya::Pod>(directory: &Path, name: &str) -> Result<Map<K, V>, MapError> {
     let path = directory.join(name);
     open_pin(&path).and_then(Map::new).map_err(|source| MapError::Open { path, source })
 }

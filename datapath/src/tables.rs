@@ -1,6 +1,9 @@
 //! What the programs' tables say, for people: read when asked, each time from the kernel.
 
 mod dump;
+mod watched;
+
+pub use watched::WatchedAddresses;
 
 use crate::Timeouts;
 use crate::links::ifindex;

@@ -1,6 +1,6 @@
 //! `make bench`: measures everything in one run, each row beside its comparison, and prints one table.
 //!
-//!     lab-bench [--quick] [--only SECTION]…     sections: datapath, traffic, docker, policy, agent
+//!     lab-bench [--quick] [--only SECTION]…     sections: datapath, traffic, docker, overlay, policy, agent, fleet
 //!
 //! No row is judged against another day: only what stands in one run is compared. Client and server share CPU 1.
 #![allow(clippy::print_stdout)]
@@ -8,6 +8,8 @@
 mod agent;
 mod datapath;
 mod docker;
+mod fleet;
+mod overlay;
 mod policy;
 mod table;
 mod traffic;
@@ -42,6 +44,9 @@ fn main() -> Result<()> {
     if wanted("traffic") {
         traffic::measure(&mut table, effort)?;
     }
+    if wanted("overlay") {
+        overlay::measure(&mut table, effort)?;
+    }
     if wanted("docker") {
         docker::measure(&mut table, effort)?;
     }
@@ -50,6 +55,9 @@ fn main() -> Result<()> {
     }
     if wanted("agent") {
         agent::measure(&mut table, effort)?;
+    }
+    if wanted("fleet") {
+        fleet::measure(&mut table, effort)?;
     }
     table.print();
     Ok(())

@@ -7,21 +7,20 @@ use anyhow::{Context, Result};
 use lab::{Engine, Machine, Process, World, eventually};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::rc::Rc;
 use std::time::Duration;
 
 /// A pair of places: arguments that enter the client's and the server's namespace, and the server's address.
-struct Pair {
-    name: &'static str,
-    client: Vec<String>,
-    server: Vec<String>,
-    address: String,
-    _running: Vec<Process>,
+pub(super) struct Pair {
+    pub(super) name: &'static str,
+    pub(super) client: Vec<String>,
+    pub(super) server: Vec<String>,
+    pub(super) address: String,
+    pub(super) _running: Vec<Process>,
 }
 
 impl Pair {
     /// The same places; whoever runs in them is the first one's.
-    fn twin(&self) -> Pair {
+    pub(super) fn twin(&self) -> Pair {
         let (client, server) = (self.client.clone(), self.server.clone());
         Pair { name: self.name, client, server, address: self.address.clone(), _running: vec![] }
     }
@@ -40,7 +39,7 @@ pub fn measure(table: &mut Table, effort: Effort) -> Result<()> {
     pairs.push(containers("own-bridge", &world, "own")?);
     for pair in &mut pairs {
         if !pair.name.ends_with("-v6") {
-            pair._running = servers(&machine, pair)?;
+            pair._running = servers(&machine, &machine, pair)?;
         }
     }
     let figures = rounds(&machine, &pairs, effort)?;
@@ -48,10 +47,10 @@ pub fn measure(table: &mut Table, effort: Effort) -> Result<()> {
     Ok(())
 }
 
-type Figures = BTreeMap<(&'static str, &'static str), Vec<f64>>;
+pub(super) type Figures = BTreeMap<(&'static str, &'static str), Vec<f64>>;
 
-/// Every pair in each round, so that what disturbs the machine disturbs all of them.
-fn rounds(machine: &Machine, pairs: &[Pair], effort: Effort) -> Result<Figures> {
+/// Every pair in each round, from its client in this machine, so that what disturbs one disturbs all of them.
+pub(super) fn rounds(machine: &Machine, pairs: &[Pair], effort: Effort) -> Result<Figures> {
     let mut figures = Figures::new();
     for _ in 0..effort.rounds {
         for pair in pairs {
@@ -164,15 +163,16 @@ fn redirect_peer(machine: &Machine) -> Result<Pair> {
 
 const PIN: [&str; 3] = ["taskset", "-c", "1"];
 
-fn servers(machine: &Rc<Machine>, pair: &Pair) -> Result<Vec<Process>> {
+/// Starts what answers in the one machine, and waits until it does to the other.
+pub(super) fn servers(machine: &Machine, client: &Machine, pair: &Pair) -> Result<Vec<Process>> {
     let mut echo = machine.command("env");
     echo.args(&pair.server).args(PIN).arg(lab::binary("lab-probe")?).args(["serve", "tcp:7001"]);
     let mut iperf = machine.command("env");
     iperf.args(&pair.server).args(PIN).args(["iperf3", "-s", "-p", "7002"]);
     let running = vec![machine.spawn("bench-echo.log", echo)?, machine.spawn("bench-iperf.log", iperf)?];
     eventually(Duration::from_secs(30), "the servers to answer", || {
-        probe(machine, pair, "rr", 0.01)?;
-        stream(machine, pair, 0.1)
+        probe(client, pair, "rr", 0.01)?;
+        stream(client, pair, 0.1)
     })?;
     Ok(running)
 }

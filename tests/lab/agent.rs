@@ -119,12 +119,26 @@ impl Agent {
 
     /// Resident memory in KiB.
     pub fn resident(&self) -> Result<u64> {
-        let parent = self.process.pid();
-        let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))?;
-        let pid = children.split_whitespace().next().map_or(parent.to_string(), str::to_owned);
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
         let line = status.lines().find(|l| l.starts_with("VmRSS:")).context("no VmRSS")?;
         Ok(line.split_whitespace().nth(1).context("VmRSS")?.parse()?)
+    }
+
+    /// Seconds that a processor was busy for it so far.
+    pub fn busy(&self) -> Result<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()?))?;
+        // The name in brackets may have anything in it.
+        let (_, rest) = stat.rsplit_once(") ").context("no name")?;
+        let ticks = rest.split(' ').skip(11).take(2).map(str::parse::<f64>);
+        let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("no clock tick")?;
+        Ok(ticks.sum::<Result<f64, _>>()? / per_second as f64)
+    }
+
+    /// The agent as the outside sees it.
+    fn pid(&self) -> Result<String> {
+        let parent = self.process.pid();
+        let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))?;
+        Ok(children.split_whitespace().next().map_or(parent.to_string(), str::to_owned))
     }
 }
 

@@ -69,7 +69,7 @@ fn encode_key(network: IpNetwork) -> Key {
 }
 
 /// An address as key of a hash.
-pub(super) fn key_of(ip: IpAddr) -> abi::IpcacheKey {
+pub(crate) fn key_of(ip: IpAddr) -> abi::IpcacheKey {
     let mut key = abi::IpcacheKey::default();
     let (family, octets): (u32, &[u8]) = match ip {
         IpAddr::V4(ip) => (abi::FAMILY_IPV4, &ip.octets()),
