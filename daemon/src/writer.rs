@@ -4,9 +4,9 @@
 //! It does no input or output of its own; everything it knows comes through `Inputs`, everything it says is a snapshot.
 
 use state::{Input, Outputs, Rejected, Reply, State, Timestamp};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::sync::{Arc, LazyLock};
+use std::time::{Instant, SystemTime};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -132,6 +132,34 @@ impl Writer {
 
 /// The clock that the state is told.
 pub fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    static CLOCK: LazyLock<Clock> = LazyLock::new(|| Clock { wall: SystemTime::now(), steady: Instant::now() });
+    CLOCK.at(Instant::now())
+}
+
+/// The wall clock, read once and counted on from there: whoever sets it while we run neither ages nor rejuvenates what
+/// waits its time.
+struct Clock {
+    wall: SystemTime,
+    steady: Instant,
+}
+
+impl Clock {
+    fn at(&self, steady: Instant) -> Timestamp {
+        let since = self.wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let since = since + steady.saturating_duration_since(self.steady);
+        Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn time_goes_on_from_what_the_wall_clock_was_at_the_start() {
+        let clock = Clock { wall: SystemTime::UNIX_EPOCH + Duration::from_secs(5), steady: Instant::now() };
+        assert_eq!(clock.at(clock.steady), Timestamp(5000));
+        assert_eq!(clock.at(clock.steady + Duration::from_millis(1500)), Timestamp(6500));
+    }
 }
