@@ -26,6 +26,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 const CONTROLLER: &str = "kvstore-nodes";
+/// More than these are not taken in: whoever can write to the kvstore must not fill this node's memory.
+const MAX_NODES: usize = 16_384;
+const MAX_ADDRESSES: usize = 1 << 20;
 
 pub struct ClusterFeed {
     pub backend: Arc<dyn Backend>,
@@ -146,6 +149,9 @@ impl Follower {
                 Update::Put(entry) => {
                     let Some(name) = node_name(&entry.key) else { continue };
                     match records::node(name.clone(), &entry.value) {
+                        Ok(_) if self.departures.nodes() >= MAX_NODES && !self.departures.has_node(&name) => {
+                            self.complain(&entry.key, &records::RecordError::Content("there are too many nodes"));
+                        }
                         Ok(node) => {
                             self.departures.node_there(&node, Instant::now());
                             self.unconfirmed.0.remove(&name);
@@ -176,6 +182,12 @@ impl Follower {
                 Update::Put(entry) => {
                     let Some(address) = single(&entry.key) else { continue };
                     match records::address(address, &entry.value) {
+                        Ok(_)
+                            if self.departures.addresses() >= MAX_ADDRESSES
+                                && !self.departures.has_address(&address) =>
+                        {
+                            self.complain(&entry.key, &records::RecordError::Content("there are too many addresses"));
+                        }
                         Ok(record) => {
                             self.departures.address_there(address, record.node);
                             self.unconfirmed.1.remove(&address);

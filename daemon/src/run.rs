@@ -296,6 +296,7 @@ fn state_config(config: &Config, node: &Node) -> state::Config {
         ipv4_range: node.ipv4_range,
         ipv6_range: node.ipv6_range,
         mtu: config.mtu,
+        kvstore: config.kvstore.shared.addresses(),
         tunnel_overhead: match config.tunnel {
             Tunnel::Disabled => None,
             Tunnel::Vxlan if node.ipv4.is_some() => Some(VXLAN_OVERHEAD_V4),

@@ -126,7 +126,11 @@ fn warnings(agent: &Agent, outputs: &Outputs) -> Vec<Part> {
     });
     let fault = outputs.view.policy.fault.as_ref();
     let fault = fault.map(|fault| part(State::Warning, format!("the newest policy is not in force: {fault}")));
-    at_start.chain(records).chain(fault).collect()
+    let doubts = outputs.view.doubts.iter().next().map(|(whose, why)| {
+        let count = outputs.view.doubts.len();
+        part(State::Warning, format!("{count} claims of other nodes are not believed, such as of {whose}: {why}"))
+    });
+    at_start.chain(records).chain(fault).chain(doubts).collect()
 }
 
 fn datapath(kernel: Option<&Kernel>, outputs: &Outputs) -> Part {

@@ -36,6 +36,7 @@ impl Brain {
             ipv4_range: "10.15.0.0/16".parse().ok(),
             ipv6_range: None,
             mtu: None,
+            kvstore: std::collections::BTreeSet::new(),
             tunnel_overhead: None,
             label_filter: LabelFilter::default(),
             policy: policy::Options::default(),

@@ -1,8 +1,9 @@
 //! From `--kvstore NAME` and `--kvstore-opt key=value` to a [`Config`]. Every option is known by name or refused by
 //! name; files are read when the store is opened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,6 +20,21 @@ pub enum Config {
     /// Nothing outlives the process; for tests.
     #[cfg(any(test, feature = "testing"))]
     Memory,
+}
+
+impl Config {
+    /// Where the store is, as far as that is told by address and not by name.
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        let Config::Etcd(etcd) = self else { return BTreeSet::new() };
+        etcd.addresses.iter().filter_map(|address| address_of(address)).collect()
+    }
+}
+
+/// The address in `http://address:port`.
+fn address_of(url: &str) -> Option<IpAddr> {
+    let (_, rest) = url.split_once("://")?;
+    let (host, _) = rest.rsplit_once(':')?;
+    host.trim_matches(['[', ']']).parse().ok()
 }
 
 /// How to reach etcd.

@@ -70,6 +70,8 @@ pub struct Config {
     pub ipv6_range: Option<Ipv6Network>,
     /// MTU of endpoints whose network names none; `None`: the uplink's.
     pub mtu: Option<u32>,
+    /// Where the kvstore is, as far as that is known by address: no node's containers may seem to be there.
+    pub kvstore: BTreeSet<IpAddr>,
     /// How many bytes of each packet between nodes the tunnel takes; `None`: there is no tunnel.
     pub tunnel_overhead: Option<u32>,
     pub label_filter: LabelFilter,

@@ -59,6 +59,8 @@ pub struct View {
     pub sync: Arc<BTreeMap<Source, SyncState>>,
     /// Records of the local store that could not be read, with the reason. They are left as they are.
     pub bad_records: Arc<BTreeMap<String, String>>,
+    /// What other nodes tell and is not believed: by whom or about what, and why.
+    pub doubts: Arc<BTreeMap<String, String>>,
 }
 
 impl View {

@@ -75,6 +75,12 @@ impl Remote {
         self.by_identity.contains_key(&identity)
     }
 
+    /// Addresses with identities that no other node may give.
+    fn unclaimable(&self) -> impl Iterator<Item = (IpAddr, Identity)> {
+        let identities = self.by_identity.iter().filter(|(identity, _)| !is_claimable(**identity));
+        identities.flat_map(|(identity, addresses)| addresses.iter().map(|address| (*address, *identity)))
+    }
+
     /// Other nodes' addresses with the identity.
     pub(crate) fn with_identity(&self, identity: Identity) -> impl Iterator<Item = IpNetwork> {
         self.by_identity.get(&identity).into_iter().flatten().map(|address| single(*address))
@@ -132,6 +138,8 @@ pub(crate) struct Believed {
     prefixes: BTreeMap<IpNetwork, IpAddr>,
     /// Nodes' own addresses out of their prefixes, and which node they are of.
     routers: BTreeMap<IpAddr, IpAddr>,
+    /// What is not believed of which nodes.
+    doubts: BTreeMap<NodeName, String>,
 }
 
 impl Believed {
@@ -175,14 +183,25 @@ impl State {
     /// What is to be believed of other nodes.
     pub(crate) fn whom_to_believe(&self) -> Believed {
         let mut believed = Believed::default();
-        let own = |node: &&RemoteNode| node.name.name == self.config.node && node.name.cluster == self.config.cluster;
-        let others: Vec<&RemoteNode> = self.remote.nodes().values().filter(|node| !own(node)).collect();
+        let mut others: Vec<&RemoteNode> = Vec::new();
+        for (name, node) in self.remote.nodes().iter() {
+            if name.cluster != self.config.cluster {
+                believed.doubts.insert(name.clone(), format!("it is of another cluster, {:?}", name.cluster));
+            } else if name.name != self.config.node {
+                others.push(node);
+            }
+        }
         let family = self.underlay();
         let mut reachable = Vec::new();
         for node in others {
             let addresses: Vec<IpAddr> =
                 node.addresses.iter().copied().filter(|address| self.is_foreign(*address)).collect();
             let vtep = addresses.iter().copied().find(|address| Family::of(address) == family);
+            if vtep.is_none() {
+                let why =
+                    format!("it has no {family} address that may be another node's: what is behind it is not reached");
+                believed.doubts.insert(node.name.clone(), why);
+            }
             for address in addresses {
                 believed.nodes.entry(address).or_insert(vtep);
             }
@@ -191,10 +210,9 @@ impl State {
         let own_pools = self.pools();
         for (node, vtep) in &reachable {
             for prefix in node.prefixes.iter().map(|prefix| masked(*prefix)) {
-                let ours = own_pools.iter().any(|pool| overlap(pool, &prefix));
-                let host = self.host.iter().any(|address| prefix.contains(*address));
-                if !ours && !host && is_narrow(prefix) && believed.is_free(prefix) {
-                    believed.prefixes.insert(prefix, *vtep);
+                match self.why_not(prefix, &own_pools, &believed) {
+                    None => drop(believed.prefixes.insert(prefix, *vtep)),
+                    Some(why) => drop(believed.doubts.insert(node.name.clone(), format!("{prefix} {why}"))),
                 }
             }
         }
@@ -206,6 +224,33 @@ impl State {
             }
         }
         believed
+    }
+
+    /// Why a prefix cannot be another node's.
+    fn why_not(&self, prefix: IpNetwork, own_pools: &BTreeSet<IpNetwork>, believed: &Believed) -> Option<&'static str> {
+        if !is_narrow(prefix) {
+            Some("would take half the world away")
+        } else if own_pools.iter().any(|pool| overlap(pool, &prefix)) {
+            Some("overlaps what this node hands out addresses of")
+        } else if self.host.iter().any(|address| prefix.contains(*address)) {
+            Some("holds an address of this host")
+        } else if self.config.kvstore.iter().any(|address| prefix.contains(*address)) {
+            Some("holds an address of the kvstore")
+        } else if !believed.is_free(prefix) {
+            Some("overlaps another node's, or holds an address of one")
+        } else {
+            None
+        }
+    }
+
+    /// What others tell and is not believed, by whom or about what, with the reason. Of addresses the first few are told.
+    pub(crate) fn doubts(&self) -> BTreeMap<String, String> {
+        let of_node = |(name, why): (&NodeName, &String)| (format!("node {}/{}", name.cluster, name.name), why.clone());
+        let of_address = |(address, identity): (IpAddr, Identity)| {
+            (format!("address {address}"), format!("identity {identity} is no other node's to give"))
+        };
+        let addresses = self.remote.unclaimable().take(TOLD_ADDRESSES).map(of_address);
+        self.believed.doubts.iter().map(of_node).chain(addresses).collect()
     }
 
     /// Who has an address elsewhere, and on which node: another node itself or, as far as its identity is known here, an
@@ -260,6 +305,9 @@ impl State {
             && !self.endpoints.by_address().contains_key(&address)
     }
 }
+
+/// How many addresses of which something impossible is told are named.
+const TOLD_ADDRESSES: usize = 8;
 
 /// Whether a prefix may be one node's: a wider one would take half the world away.
 fn is_narrow(prefix: IpNetwork) -> bool {

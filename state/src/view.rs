@@ -31,6 +31,7 @@ impl State {
             policy: keep(&old.policy, self.policies.view()),
             sync: keep(&old.sync, self.sync.clone()),
             bad_records: keep(&old.bad_records, self.bad_records()),
+            doubts: keep(&old.doubts, self.doubts()),
         };
         keep(old, view)
     }
@@ -48,7 +49,8 @@ impl State {
     pub(crate) fn view_of_identities(&mut self, old: &Arc<View>, changed: &BTreeSet<Identity>) -> Arc<View> {
         let identities = self.identity_views(&old.identities, changed);
         let ips = self.ipcache.rows().clone();
-        let view = View { endpoints: self.endpoint_views(old), identities, ips, ..View::clone(old) };
+        let doubts = keep(&old.doubts, self.doubts());
+        let view = View { endpoints: self.endpoint_views(old), identities, ips, doubts, ..View::clone(old) };
         keep(old, view)
     }
 

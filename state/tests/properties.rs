@@ -25,6 +25,7 @@ fn config() -> Config {
         ipv4_range: Some("10.15.0.0/28".parse().unwrap()),
         ipv6_range: None,
         mtu: None,
+        kvstore: std::collections::BTreeSet::new(),
         tunnel_overhead: Some(50),
         label_filter: LabelFilter::default(),
         policy: policy::Options::default(),

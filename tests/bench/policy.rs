@@ -287,6 +287,7 @@ fn filled_state() -> Result<State> {
         ipv4_range: Some("10.15.0.0/16".parse()?),
         ipv6_range: None,
         mtu: None,
+        kvstore: std::collections::BTreeSet::new(),
         tunnel_overhead: None,
         label_filter: model::label_filter::LabelFilter::default(),
         policy: Options::default(),

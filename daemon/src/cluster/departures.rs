@@ -47,6 +47,24 @@ impl Departures {
         }
     }
 
+    /// How many nodes are there or leaving, and whether this one is.
+    pub(super) fn nodes(&self) -> usize {
+        self.underlay.len()
+    }
+
+    pub(super) fn has_node(&self, name: &NodeName) -> bool {
+        self.underlay.contains_key(name)
+    }
+
+    /// Likewise of addresses.
+    pub(super) fn addresses(&self) -> usize {
+        self.homes.len()
+    }
+
+    pub(super) fn has_address(&self, address: &IpAddr) -> bool {
+        self.homes.contains_key(address)
+    }
+
     /// A node that comes back may take as long to write its addresses again as it had to come back.
     pub(super) fn node_there(&mut self, node: &RemoteNode, now: Instant) {
         if self.leaving_nodes.remove(&node.name).is_some() {

@@ -11,6 +11,7 @@ struct World {
     brain: Brain,
     backend: Arc<dyn Backend>,
     power: Power,
+    controllers: Controllers,
 }
 
 impl World {
@@ -20,10 +21,11 @@ impl World {
 
     async fn begin_with((backend, power): (Arc<dyn Backend>, Power), remembered: Remembered) -> World {
         let brain = Brain::begin().await;
+        let controllers = Controllers::default();
         let feed = ClusterFeed {
             backend: Arc::clone(&backend),
             inputs: brain.inputs.clone(),
-            controllers: Controllers::default(),
+            controllers: controllers.clone(),
             contact: Contact::default(),
             session: Session::start(Arc::clone(&backend), session::Options::default()),
             grace: GRACE,
@@ -31,7 +33,7 @@ impl World {
             remembered,
         };
         tokio::spawn(feed.run(brain.shutdown.clone()));
-        World { brain, backend, power }
+        World { brain, backend, power, controllers }
     }
 
     async fn put(&self, key: &str, value: serde_json::Value) {
@@ -166,4 +168,43 @@ async fn what_the_last_run_knew_holds_without_the_kvstore_and_is_swept_when_it_i
     assert!(before.elapsed() >= GRACE, "gone after {:?}", before.elapsed());
     tokio::time::sleep(GRACE * 2).await;
     assert!(world.shows("10.64.1.7/32"));
+}
+
+/// Whatever somebody writes, the feed goes on: the next record that makes sense is followed, and status tells.
+#[tokio::test(start_paused = true)]
+async fn hostile_records_are_told_and_stop_nothing() {
+    let world = World::begin().await;
+    // From here on each record comes by itself, in order.
+    let synced = |outputs: &Outputs| outputs.view.sync.get(&Source::Cluster) == Some(&SyncState::Synced);
+    world.brain.until("listed", synced).await;
+    let ip = |ip: &str| format!("{}default/{ip}", keys::IPS);
+    let node = |name: &str| format!("{}default/{name}", keys::NODES);
+    let hostile: [(String, Vec<u8>); 14] = [
+        (node("n9"), b"\xff\xfe".to_vec()),
+        (node("n9"), vec![b'['; 100_000]),
+        (node("n9"), vec![b'x'; 1 << 19]),
+        (node("..%2F..%2Fn9"), br#"{"Name": "../../n9", "Cluster": "default"}"#.to_vec()),
+        (node("a/b/c"), b"{}".to_vec()),
+        (node("%"), br#"{"Name": "", "Cluster": "default"}"#.to_vec()),
+        (node("n9"), br#"{"Name": "n8", "Cluster": "default"}"#.to_vec()),
+        (ip("10.64.1.7"), br#"{"IP": "10.64.1.7", "ID": 4294967296, "HostIP": "2001:db8::2"}"#.to_vec()),
+        (ip("10.64.1.7"), br#"{"IP": "10.64.1.7", "ID": -1, "HostIP": "2001:db8::2"}"#.to_vec()),
+        (ip("10.64.1.7"), br#"{"IP": "10.64.1.8", "ID": 5, "HostIP": "2001:db8::2"}"#.to_vec()),
+        (ip("0.0.0.0/0"), br#"{"IP": "0.0.0.0", "ID": 5, "HostIP": "2001:db8::2"}"#.to_vec()),
+        (ip("010.064.001.007"), br#"{"IP": "10.64.1.7", "ID": 5, "HostIP": "2001:db8::2"}"#.to_vec()),
+        (ip("../10.64.1.7"), b"{}".to_vec()),
+        (ip("10.64.1.7"), b"{\"IP\": \"10.64.1.7\"".to_vec()),
+    ];
+    for (key, value) in hostile {
+        world.backend.put(&key, value, None).await.unwrap();
+    }
+    world.node().await;
+    world.address(5).await;
+    world.has("10.64.1.7/32", Some(5)).await;
+    assert!(!world.shows("10.64.1.8/32") && !world.shows("0.0.0.0/0"));
+    let nodes: Vec<String> = world.brain.outputs.borrow().view.nodes.keys().map(|name| name.name.clone()).collect();
+    assert_eq!(nodes, ["n2"]);
+    let report = world.controllers.report();
+    let row = report.iter().find(|row| row.name == CONTROLLER).unwrap();
+    assert!(row.failure_count >= 3, "{row:?}");
 }

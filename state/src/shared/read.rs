@@ -18,6 +18,8 @@ pub enum RecordError {
     OtherKey { found: String },
     #[error("{0}")]
     Content(&'static str),
+    #[error("it has {found} bytes, and no such record has more than {limit}")]
+    TooLarge { found: usize, limit: usize },
 }
 
 #[derive(Deserialize)]
@@ -63,8 +65,28 @@ struct IpRecord {
     identity: u32,
 }
 
+/// Largest record of a node, and of an address.
+const MAX_NODE: usize = 64 << 10;
+const MAX_ADDRESS: usize = 4 << 10;
+/// Addresses that one node may have.
+const MAX_ADDRESSES: usize = 64;
+
+fn check_size(value: &[u8], limit: usize) -> Result<(), RecordError> {
+    let found = value.len();
+    if found > limit { Err(RecordError::TooLarge { found, limit }) } else { Ok(()) }
+}
+
+/// What can be the name of a node or a cluster: part of keys, of logs and of terminals.
+fn is_name(name: &str) -> bool {
+    (1..=253).contains(&name.len()) && !name.contains('/') && !name.chars().any(char::is_control)
+}
+
 /// Reads the record of the node that the key names.
 pub fn node(name: NodeName, value: &[u8]) -> Result<RemoteNode, RecordError> {
+    check_size(value, MAX_NODE)?;
+    if !is_name(&name.name) || !is_name(&name.cluster) {
+        return Err(RecordError::Content("its key names no possible node"));
+    }
     let record: NodeRecord = serde_json::from_slice(value)?;
     if record.name != name.name || record.cluster != name.cluster {
         return Err(RecordError::OtherKey { found: format!("{:?} in cluster {:?}", record.name, record.cluster) });
@@ -72,6 +94,9 @@ pub fn node(name: NodeName, value: &[u8]) -> Result<RemoteNode, RecordError> {
     let ranges = record.ipv4_range.into_iter().chain(record.ipv6_range);
     let prefixes = ranges.map(prefix).collect::<Option<_>>().ok_or(RecordError::Content("a range has a bad mask"))?;
     let addresses = record.addresses.unwrap_or_default();
+    if addresses.len() > MAX_ADDRESSES {
+        return Err(RecordError::Content("it has more addresses than a node may have"));
+    }
     let of_kind = |wanted: &'static [&'static str]| {
         let matching = addresses.iter().filter(move |address| wanted.contains(&address.kind.as_str()));
         matching.map(|address| address.ip).collect()
@@ -87,6 +112,7 @@ pub fn node(name: NodeName, value: &[u8]) -> Result<RemoteNode, RecordError> {
 
 /// Reads who has the address that the key names.
 pub fn address(address: IpAddr, value: &[u8]) -> Result<RemoteAddress, RecordError> {
+    check_size(value, MAX_ADDRESS)?;
     let record: IpRecord = serde_json::from_slice(value)?;
     if record.ip != address {
         return Err(RecordError::OtherKey { found: record.ip.to_string() });
@@ -103,6 +129,23 @@ fn prefix(cidr: Cidr) -> Option<IpNetwork> {
     };
     (mask.is_ipv4() == cidr.ip.is_ipv4()).then_some(())?;
     IpNetwork::with_netmask(cidr.ip, mask).ok()
+}
+
+/// What must hold for whatever somebody wrote: no panic, and only what its key names is read. The first line is the last
+/// part of the key, the rest is the record.
+#[cfg(any(test, feature = "fuzz"))]
+pub fn fuzz(data: &[u8]) {
+    let (key, value) = data.split_at(data.iter().position(|byte| *byte == b'\n').unwrap_or(0));
+    let value = value.strip_prefix(b"\n").unwrap_or(value);
+    let Ok(key) = std::str::from_utf8(key) else { return };
+    if let Ok(ip) = key.parse::<IpAddr>() {
+        let _ = address(ip, value);
+    }
+    let name = NodeName { cluster: "default".to_owned(), name: key.to_owned() };
+    if let Ok(read) = node(name.clone(), value) {
+        assert_eq!(read.name, name);
+        assert!(is_name(key) && read.prefixes.len() <= 2 && read.addresses.len() <= MAX_ADDRESSES);
+    }
 }
 
 #[cfg(test)]
@@ -125,6 +168,7 @@ mod tests {
             ipv4_range: "10.64.1.0/24".parse().ok(),
             ipv6_range: "fd64::1:0/112".parse().ok(),
             mtu: None,
+            kvstore: std::collections::BTreeSet::new(),
             tunnel_overhead: None,
             label_filter: model::label_filter::LabelFilter::default(),
             policy: policy::Options::default(),
@@ -157,6 +201,32 @@ mod tests {
             let range = format!(r#"{{"IP": "10.0.0.0", "Mask": "{mask}"}}"#);
             let text = format!(r#"{{"Name": "n2", "Cluster": "default", "IPv4AllocCIDR": {range}}}"#);
             assert!(node(name(), text.as_bytes()).is_err(), "{mask}");
+        }
+    }
+
+    #[test]
+    fn every_kept_record_holds() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/record");
+        let mut seen = 0;
+        for file in std::fs::read_dir(&folder).unwrap() {
+            let file = file.unwrap().path();
+            println!("{}", file.display());
+            fuzz(&std::fs::read(&file).unwrap());
+            seen += 1;
+        }
+        assert!(seen >= 20, "{seen} records in {}", folder.display());
+    }
+
+    #[test]
+    fn what_is_too_large_or_has_no_possible_name_is_refused() {
+        let text = format!(r#"{{"Name": "n2", "Cluster": "default", "x": "{}"}}"#, "x".repeat(MAX_NODE));
+        assert!(matches!(node(name(), text.as_bytes()), Err(RecordError::TooLarge { .. })));
+        let many = vec![r#"{"Type": "InternalIP", "IP": "192.0.2.2"}"#; MAX_ADDRESSES + 1].join(",");
+        let text = format!(r#"{{"Name": "n2", "Cluster": "default", "IPAddresses": [{many}]}}"#);
+        assert!(matches!(node(name(), text.as_bytes()), Err(RecordError::Content(_))));
+        for bad in ["", "../n2", "a\u{1b}[31m", &"n".repeat(254)] {
+            let name = NodeName { cluster: "default".to_owned(), name: bad.to_owned() };
+            assert!(matches!(node(name, b"{}"), Err(RecordError::Content(_))), "{bad:?}");
         }
     }
 

@@ -33,6 +33,7 @@ fn config() -> Config {
         ipv4_range: Some("10.15.0.0/16".parse().unwrap()),
         ipv6_range: Some("f00d::a0f:0:0:0/96".parse().unwrap()),
         mtu: None,
+        kvstore: ["203.0.113.5".parse().unwrap()].into(),
         tunnel_overhead: None,
         label_filter: LabelFilter::default(),
         policy: policy::Options::default(),

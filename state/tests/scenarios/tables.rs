@@ -49,6 +49,7 @@ pub fn show(outputs: &Outputs, what: &str) -> Option<String> {
             format!("policy:\n  revision {} {}\n{fault}", view.policy.revision, view.policy.rules)
         }
         "sync" => table(what, view.sync.iter().map(|(source, state)| format!("{source:?} {state:?}"))),
+        "doubts" => table(what, view.doubts.iter().map(|(whose, reason)| format!("{whose}: {reason}"))),
         "bad-records" => table(what, view.bad_records.iter().map(|(key, reason)| format!("{key}: {reason}"))),
         "records" => table(what, outputs.records.keys()),
         "records-in-full" => table(what, outputs.records.iter().map(|(key, text)| format!("{key} {text}"))),
