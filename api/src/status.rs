@@ -29,6 +29,8 @@ pub struct Status {
     pub docker_plugin: Part,
     pub datapath: Part,
     pub masquerade: Part,
+    /// How packets get to other nodes.
+    pub routing: Part,
     /// How many nodes this one reaches. How others are is no fault of this agent's: it does not count for `cilium`.
     pub cluster_health: Part,
     pub ipam: IpamStatus,

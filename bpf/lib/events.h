@@ -68,8 +68,8 @@ __noinline int emit(struct __sk_buff *skb, const struct packet *p, __u32 kind, _
 	event_fill(event, skb, p, kind, reason);
 	if (captured > EVENT_CAPTURE)
 		captured = EVENT_CAPTURE;
-	/* The bound is known to be 1 at least: the verifier refuses a load of nothing. */
-	if (captured == 0 || bpf_skb_load_bytes(skb, 0, event->packet, captured))
+	/* The verifier refuses a load of nothing, and Linux 6.1 does not learn from a comparison with 0 that it is none. */
+	if (captured < 2 || bpf_skb_load_bytes(skb, 0, event->packet, captured))
 		captured = 0;
 	event->captured = captured;
 	bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);

@@ -359,6 +359,7 @@ static __always_inline __u32 geneve_cut(struct __sk_buff *skb, __u32 bytes, __be
 __noinline int geneve_open(struct __sk_buff *skb, struct packet *p, const struct geneve_found *found)
 {
 	struct geneve_header header;
+	struct ipcache_key from;
 	__u32 inner, reason;
 	__be16 type;
 	bool v6;
@@ -369,7 +370,8 @@ __noinline int geneve_open(struct __sk_buff *skb, struct packet *p, const struct
 		return DROP_FRAGMENTED;
 	if (bpf_skb_load_bytes(skb, found->at, &header, sizeof(header)))
 		return DROP_INVALID_PACKET;
-	reason = tunnel_believe(p, &found->from, bpf_ntohl(header.identifier) >> 8);
+	from = found->from; /* Linux 6.1 takes no key from there. */
+	reason = tunnel_believe(p, &from, bpf_ntohl(header.identifier) >> 8);
 	if (reason)
 		return reason;
 	if ((header.options & GENEVE_VERSION_MASK) || (header.flags & (GENEVE_CONTROL | GENEVE_CRITICAL)) ||
@@ -381,7 +383,7 @@ __noinline int geneve_open(struct __sk_buff *skb, struct packet *p, const struct
 	if (type != bpf_htons(ETH_P_IP) && type != bpf_htons(ETH_P_IPV6))
 		return DROP_UNSUPPORTED_L3;
 	v6 = type == bpf_htons(ETH_P_IPV6);
-	reason = geneve_cut(skb, inner, type, found->from.family == FAMILY_IPV6);
+	reason = geneve_cut(skb, inner, type, from.family == FAMILY_IPV6);
 	if (!reason && found->congested)
 		reason = v6 ? geneve_congest(skb, true) : geneve_congest(skb, false);
 	p->family = v6 ? FAMILY_IPV6 : FAMILY_IPV4;

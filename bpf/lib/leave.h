@@ -71,8 +71,8 @@ static __always_inline int leave_established(struct __sk_buff *skb, struct packe
 	return tunnel ? deliver_to_node(skb, p) : deliver_to_stack(skb);
 }
 
-/* Who the destination is. 0, or the reason to drop. */
-static __always_inline __u32 leave_destination(struct packet *p, const struct endpoint *ep)
+/* Who the destination is. 0, or the reason to drop. Out of line: its stack is free again when the flow is judged. */
+static __noinline __u32 leave_destination(struct packet *p, const struct endpoint *ep)
 {
 	struct ipcache_entry found;
 	const struct endpoint *to;

@@ -202,6 +202,8 @@ struct extension {
 /* Walks to the transport header; sets p->protocol, p->transport. */
 static __always_inline __u32 parse_extensions(struct __sk_buff *skb, struct packet *p, struct fragment *f)
 {
+	/* Unrolled: Linux 6.1 takes a loop that is entered in its middle for an endless one. */
+#pragma unroll
 	for (int i = 0; i <= EXTENSION_HEADERS; i++) {
 		struct extension e;
 

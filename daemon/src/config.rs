@@ -78,6 +78,8 @@ pub enum Tunnel {
     /// As the network between the nodes sees fit.
     Disabled,
     Vxlan,
+    /// By a device of the kernel's where it has one, else by the packet programs.
+    Geneve,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -380,11 +382,8 @@ fn family<N: FromStr + Copy>(
 fn tunnel(reader: &mut Reader<'_>, kvstore: &Kvstore) -> Tunnel {
     let alone = matches!(kvstore.shared, kvstore::Config::Embedded { .. });
     let auto = if alone { Tunnel::Disabled } else { Tunnel::Vxlan };
-    if reader.text("tunnel").eq_ignore_ascii_case("geneve") {
-        reader.fault("tunnel", "geneve is not possible in this build: vxlan is");
-        return auto;
-    }
-    reader.choice("tunnel", &[("vxlan", Tunnel::Vxlan), ("disabled", Tunnel::Disabled), ("auto", auto)], auto)
+    let modes = [("vxlan", Tunnel::Vxlan), ("geneve", Tunnel::Geneve), ("disabled", Tunnel::Disabled), ("auto", auto)];
+    reader.choice("tunnel", &modes, auto)
 }
 
 /// Nodes that share a kvstore look after each other; alone there is nobody to look after.

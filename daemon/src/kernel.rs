@@ -3,6 +3,7 @@
 //! Reading tables walks the kernel's memory, so that happens on threads made for waiting.
 
 use crate::config::{Config, Tunnel};
+use crate::node::Node;
 use crate::writer::Inputs;
 use api::datapath::MetricRow;
 use datapath::{TableError, Tables};
@@ -17,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 /// UDP port of VXLAN between nodes: the one that Linux, and with it Cilium, has always used.
 const VXLAN_PORT: u16 = 8472;
+/// UDP port of Geneve: IANA's.
+const GENEVE_PORT: u16 = 6081;
 
 /// Cheap to clone.
 #[derive(Clone, Debug)]
@@ -24,6 +27,8 @@ pub struct Kernel {
     pub status: watch::Receiver<Arc<Status>>,
     pub events: broadcast::Sender<Arc<Event>>,
     tables: Tables,
+    /// The way to other nodes.
+    pub tunnel: datapath::Tunnel,
     pub cpus: u32,
     /// Bytes of the events' ring buffer.
     pub ring_bytes: u64,
@@ -40,7 +45,7 @@ pub enum ReadError {
 
 impl Kernel {
     /// What the datapath is told of the settings.
-    pub fn config(config: &Config) -> datapath::Config {
+    pub fn config(config: &Config, node: &Node) -> datapath::Config {
         datapath::Config {
             bpffs: config.bpf_root.clone(),
             conntrack_max_v4: config.conntrack_max,
@@ -52,7 +57,9 @@ impl Kernel {
             tunnel: match config.tunnel {
                 Tunnel::Disabled => datapath::Tunnel::Disabled,
                 Tunnel::Vxlan => datapath::Tunnel::Vxlan { port: VXLAN_PORT },
+                Tunnel::Geneve => datapath::Tunnel::Geneve { port: GENEVE_PORT, by: datapath::GeneveBy::Auto },
             },
+            node: datapath::NodeAddresses { v4: node.ipv4, v6: node.ipv6 },
             ..datapath::Config::default()
         }
     }
@@ -62,6 +69,7 @@ impl Kernel {
             status: handle.status.clone(),
             events: handle.events.clone(),
             tables: handle.tables.clone(),
+            tunnel: handle.tunnel,
             cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
             ring_bytes: handle.tables.ring_bytes(),
         }

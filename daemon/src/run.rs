@@ -215,7 +215,7 @@ async fn start(
     stage.send_replace(Stage::Ready(agent));
 
     share(&config, &mut stores, &inputs, &outputs, &controllers, &contact, &mut life.working);
-    start_datapath(&config, &mut life.working, &inputs, &outputs, &controllers, &kernel_sender).await?;
+    start_datapath(&config, &node, &mut life.working, &inputs, &outputs, &controllers, &kernel_sender).await?;
     ready(&node, started);
     // Nobody may think that the agent is starting still, or that there is no datapath: both senders live as long.
     life.working.keep((stage, kernel_sender));
@@ -282,9 +282,9 @@ async fn with_memory(mut stores: Stores, config: &Config) -> Stores {
     stores
 }
 
-/// What a VXLAN packet has more than what is in it: IP, UDP and VXLAN headers, and the inner Ethernet header.
-const VXLAN_OVERHEAD_V4: u32 = 20 + 8 + 8 + 14;
-const VXLAN_OVERHEAD_V6: u32 = 40 + 8 + 8 + 14;
+/// What a tunnel's packet has more than what is in it: IP, UDP, and VXLAN or Geneve headers, and the inner Ethernet header.
+const TUNNEL_OVERHEAD_V4: u32 = 20 + 8 + 8 + 14;
+const TUNNEL_OVERHEAD_V6: u32 = 40 + 8 + 8 + 14;
 
 fn state_config(config: &Config, node: &Node) -> state::Config {
     state::Config {
@@ -299,8 +299,8 @@ fn state_config(config: &Config, node: &Node) -> state::Config {
         kvstore: config.kvstore.shared.addresses(),
         tunnel_overhead: match config.tunnel {
             Tunnel::Disabled => None,
-            Tunnel::Vxlan if node.ipv4.is_some() => Some(VXLAN_OVERHEAD_V4),
-            Tunnel::Vxlan => Some(VXLAN_OVERHEAD_V6),
+            Tunnel::Vxlan | Tunnel::Geneve if node.ipv4.is_some() => Some(TUNNEL_OVERHEAD_V4),
+            Tunnel::Vxlan | Tunnel::Geneve => Some(TUNNEL_OVERHEAD_V6),
         },
         label_filter: config.label_filter.clone(),
         policy: policy::Options { enforcement: config.enforcement, allow_localhost: config.allow_localhost },
@@ -439,6 +439,7 @@ const CLUSTER_PACE: Pace = Pace {
 /// The kernel's side: follows the snapshots, and reports.
 async fn start_datapath(
     config: &Config,
+    node: &Node,
     working: &mut Tasks,
     inputs: &Inputs,
     outputs: &watch::Receiver<Arc<Outputs>>,
@@ -452,7 +453,7 @@ async fn start_datapath(
     working.spawn_infallible("desired state", |shutdown| forward(snapshots, desired_sender, shutdown));
     // After the host's addresses and MTU, which it is made with.
     let own = health::endpoint::begin(config.health, inputs.clone(), controllers.clone(), working);
-    let settings = datapath::Config { own, ..Kernel::config(config) };
+    let settings = datapath::Config { own, ..Kernel::config(config, node) };
     let handle = datapath::start(settings, desired, working.token()).await;
     let handle = handle.context("start the datapath")?;
     let ours = Kernel::new(&handle);

@@ -5,6 +5,7 @@
 use crate::agent::Agent;
 use crate::kernel::Kernel;
 use api::status::{IpamStatus, MonitorStatus, Part, PoolUse, State, Status};
+use datapath::GeneveBy;
 use model::EndpointState;
 use model::desired::Object;
 use state::{EndpointView, Family, Outputs, Source, SyncState};
@@ -45,6 +46,7 @@ pub async fn gather(agent: &Agent) -> Status {
         docker_plugin,
         datapath,
         masquerade,
+        routing: kernel.as_ref().map_or_else(|| part(State::Failure, "being started"), routing),
         ipam: ipam(&outputs),
         node_monitor: kernel.as_ref().map(monitor),
         controllers: agent.controllers.report(),
@@ -166,6 +168,21 @@ fn masquerade(agent: &Agent, status: &model::desired::Status) -> Part {
             let pools = crate::config::prefixes(agent.node.ipv4_range, agent.node.ipv6_range);
             let pools: Vec<_> = pools.iter().map(ToString::to_string).collect();
             part(State::Ok, pools.join(", "))
+        }
+    }
+}
+
+/// How packets get to other nodes.
+fn routing(kernel: &Kernel) -> Part {
+    match kernel.tunnel {
+        datapath::Tunnel::Disabled => part(State::Disabled, "no tunnel: the network between the nodes brings packets"),
+        datapath::Tunnel::Vxlan { port } => part(State::Ok, format!("vxlan, UDP port {port}")),
+        datapath::Tunnel::Geneve { port, by } => {
+            let by = match by {
+                GeneveBy::Programs => "the packet programs: the kernel has no device of use",
+                GeneveBy::Auto | GeneveBy::Device => "a device of the kernel's",
+            };
+            part(State::Ok, format!("geneve, UDP port {port}, by {by}"))
         }
     }
 }

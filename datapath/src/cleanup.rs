@@ -3,7 +3,7 @@
 use crate::firewall;
 use crate::links::{self, Device, GROUP, HOST_DEVICE};
 use crate::netlink::{Netlink, NetlinkError, Refused, Request};
-use crate::programs::DIRECTORY;
+use crate::programs::{self, DIRECTORY};
 use crate::reconcile::chain;
 use crate::routes::{self, Route};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -53,6 +53,7 @@ pub fn cleanup(bpffs: &Path, what: What) -> Report {
         if let Err(error) = network(&mut report) {
             report.fail(&error);
         }
+        underlays(&bpffs.join(DIRECTORY).join("links"), &mut report);
         // Pins last: a program leaves a device that is still there with its pin.
         if report.failed.is_empty() {
             pins(&bpffs.join(DIRECTORY), &mut report);
@@ -105,6 +106,25 @@ fn network(report: &mut Report) -> Result<(), CleanupError> {
         }
     }
     Ok(())
+}
+
+/// Takes our filters off devices that are not ours, which stay. Where they are links, they go with their pins.
+fn underlays(links: &Path, report: &mut Report) {
+    let found = match programs::underlay::pinned(links) {
+        Ok(found) if found.is_empty() => return,
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+        Err(source) => return report.fail(&CleanupError::Path { path: links.to_owned(), source }),
+    };
+    let mut netlink = match Netlink::open() {
+        Ok(netlink) => netlink,
+        Err(source) => return report.fail(&CleanupError::List { source }),
+    };
+    for (ifindex, _) in found {
+        if let Err(error) = programs::underlay::remove_filter(&mut netlink, ifindex) {
+            report.fail(&error);
+        }
+    }
 }
 
 /// Removes a directory of pins with everything in it.

@@ -1,6 +1,7 @@
 //! What the datapath is told once, at start.
 
 use crate::netns::Namespace;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,8 @@ pub struct Config {
     pub monitor_aggregation: Aggregation,
     /// How packets get to the pods of other nodes.
     pub tunnel: Tunnel,
+    /// Of use where programs write the outer headers.
+    pub node: NodeAddresses,
     pub tunnel_ports: TunnelPorts,
     pub timeouts: Timeouts,
     pub attach: Attach,
@@ -42,6 +45,7 @@ impl Default for Config {
             masquerade: true,
             monitor_aggregation: Aggregation::default(),
             tunnel: Tunnel::default(),
+            node: NodeAddresses::default(),
             tunnel_ports: TunnelPorts::default(),
             timeouts: Timeouts::default(),
             attach: Attach::default(),
@@ -65,6 +69,19 @@ pub enum Aggregation {
     DropsOnly,
 }
 
+/// Addresses by which other nodes reach this one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NodeAddresses {
+    pub v4: Option<Ipv4Addr>,
+    pub v6: Option<Ipv6Addr>,
+}
+
+impl NodeAddresses {
+    pub(crate) fn iter(self) -> impl Iterator<Item = IpAddr> {
+        self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
+    }
+}
+
 /// The way to other nodes' pods.
 ///
 /// A tunnel's outer headers take 50 bytes of each packet where the nodes reach each other by IPv4, 70 by IPv6: whoever
@@ -76,6 +93,20 @@ pub enum Tunnel {
     Disabled,
     /// In VXLAN, by UDP to this port of theirs and of ours; containers may not send to it.
     Vxlan { port: u16 },
+    /// In Geneve, likewise.
+    Geneve { port: u16, by: GeneveBy },
+}
+
+/// Who puts packets into Geneve and takes them out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum GeneveBy {
+    /// A device where the kernel has one that is of use, else the programs.
+    #[default]
+    Auto,
+    /// A device of the kernel's.
+    Device,
+    /// The programs, on the devices that carry the node's addresses. What such a packet is fragmented into is dropped.
+    Programs,
 }
 
 /// UDP ports that a container may not send to, so that it cannot forge what a tunnel would carry; 0: none.

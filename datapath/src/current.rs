@@ -3,7 +3,8 @@
 //!
 //! Owns the picture alone. Reading it from a kernel is `kernel`'s, comparing it with what is wanted is `plan`'s.
 
-use crate::operation::Operation;
+use crate::NodeAddresses;
+use crate::operation::{Operation, TunnelKind};
 use ipnetwork::IpNetwork;
 use model::{EndpointId, Identity, IdentitySet, Ipcache, Mac, PolicyMap};
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,7 +41,7 @@ pub struct Link {
 /// The tunnel device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TunnelLink {
-    pub port: u16,
+    pub kind: TunnelKind,
     pub mtu: u32,
     pub up: bool,
 }
@@ -89,6 +90,8 @@ pub struct Network {
     pub tunnel: Option<TunnelLink>,
     /// Prefixes with a route into the tunnel, and preferred sources.
     pub tunnel_routes: BTreeMap<IpNetwork, Option<IpAddr>>,
+    /// Addresses of the host on devices that are not ours, and the devices' numbers.
+    pub addresses: BTreeMap<IpAddr, u32>,
     pub links: BTreeMap<EndpointId, Link>,
     /// Containers' ends that are in the datapath's own namespace.
     pub housed: BTreeSet<String>,
@@ -104,6 +107,9 @@ pub struct Bpf {
     pub attachments: BTreeMap<EndpointId, Attachment>,
     /// Of the tunnel device.
     pub tunnel: Option<Attachment>,
+    /// Of devices that are not ours, by number.
+    pub underlays: BTreeMap<u32, Attachment>,
+    pub tunnel_sources: NodeAddresses,
     /// Behind which node a prefix is; a node's own address is behind itself.
     pub vteps: BTreeMap<IpNetwork, Vtep>,
     /// Addresses of nodes that are believed.
@@ -180,6 +186,9 @@ impl Current {
             Operation::Forward => self.firewall.forward = true,
             Operation::AttachTunnel
             | Operation::UnpinTunnel
+            | Operation::TunnelSources(_)
+            | Operation::AttachUnderlay(_)
+            | Operation::DetachUnderlay(_)
             | Operation::PutVtep(..)
             | Operation::RemoveVtep(_)
             | Operation::PutNode(..)
@@ -216,7 +225,7 @@ impl Network {
     fn record_tunnel(&mut self, operation: &Operation) {
         match operation {
             Operation::CreateTunnel(spec) => {
-                self.tunnel = Some(TunnelLink { port: spec.port, mtu: spec.mtu, up: false });
+                self.tunnel = Some(TunnelLink { kind: spec.kind, mtu: spec.mtu, up: false });
                 self.tunnel_routes.clear();
             }
             Operation::DeleteTunnel => {
@@ -295,6 +304,9 @@ impl Bpf {
             Operation::RemovePolicy(id, _) => drop(self.policies.remove(id)),
             Operation::AttachTunnel => self.tunnel = Some(Attachment::Current),
             Operation::UnpinTunnel => self.tunnel = None,
+            Operation::TunnelSources(sources) => self.tunnel_sources = *sources,
+            Operation::AttachUnderlay(number) => drop(self.underlays.insert(*number, Attachment::Current)),
+            Operation::DetachUnderlay(number) => drop(self.underlays.remove(number)),
             Operation::PutVtep(prefix, vtep) => {
                 self.vteps.insert(*prefix, *vtep);
                 self.last_node = self.last_node.max(vtep.node.0);

@@ -3,9 +3,9 @@
 use crate::links;
 use crate::netlink::Netlink;
 use crate::netns::Namespace;
-use crate::operation::LinkSpec;
-use crate::syscall::{Instruction, create_map, knows_tcx, load_program};
-use crate::{filters, links::ifindex};
+use crate::operation::{LinkSpec, TunnelKind, TunnelSpec};
+use crate::syscall::{Instruction, create_map, knows_tcx, load_program, test_run};
+use crate::{GeneveBy, Tunnel, filters, links::ifindex};
 use model::{EndpointId, Mac};
 use std::io;
 use std::os::fd::AsFd;
@@ -30,6 +30,9 @@ const MAPS: [(u32, u32, u32, u32, &str, &str); 4] = [
 const LPM_TRIE: u32 = 11;
 const BPF_F_NO_PREALLOC: u32 = 1;
 
+const BPF_FUNC_SKB_GET_TUNNEL_KEY: i32 = 20;
+const BPF_FUNC_SKB_SET_TUNNEL_KEY: i32 = 21;
+const BPF_FUNC_SKB_ADJUST_ROOM: i32 = 50;
 const BPF_FUNC_JIFFIES64: i32 = 118;
 const BPF_FUNC_REDIRECT_PEER: i32 = 155;
 
@@ -86,6 +89,75 @@ fn has_bpffs() -> io::Result<()> {
     let known = std::fs::read_to_string("/proc/filesystems")?;
     let found = known.lines().any(|line| line.split_whitespace().last() == Some("bpf"));
     if found { Ok(()) } else { Err(io::ErrorKind::Unsupported.into()) }
+}
+
+/// Decides what is left to the kernel.
+pub fn resolve(tunnel: Tunnel) -> Tunnel {
+    let Tunnel::Geneve { port, by: GeneveBy::Auto } = tunnel else { return tunnel };
+    let by = match geneve_device() {
+        Ok(()) => GeneveBy::Device,
+        Err(reason) => {
+            tracing::info!(reason, "the packet programs speak Geneve by themselves");
+            if !changes_family().unwrap_or(true) {
+                tracing::warn!("IPv6 in Geneve over IPv4, and IPv4 over IPv6, will be dropped: that needs Linux 6.3");
+            }
+            GeneveBy::Programs
+        }
+    };
+    Tunnel::Geneve { port, by }
+}
+
+/// Whether programs can take a packet of one family out of one of the other (Linux 6.3). Where not, what comes so is
+/// dropped.
+pub fn changes_family() -> io::Result<bool> {
+    const BEHIND_ETHERNET: i32 = 1;
+    const FIXED_AND_TO_IPV4: i32 = 1 | 1 << 7;
+    let program = [
+        Instruction::set(2, -14),
+        Instruction::set(3, BEHIND_ETHERNET),
+        Instruction::set(4, FIXED_AND_TO_IPV4),
+        Instruction::set(5, 0),
+        Instruction::call(BPF_FUNC_SKB_ADJUST_ROOM),
+        Instruction::EXIT,
+    ];
+    // The packet of such a run is of neither family, which is found out after the flags.
+    Ok(test_run(load_program(&program)?.as_fd())? as i32 != -libc::EINVAL)
+}
+
+/// Whether the kernel has a Geneve device that is of use, tried out in a namespace of its own; or why not.
+pub fn geneve_device() -> Result<(), String> {
+    if !tells_flags().map_err(|error| format!("try out tunnel keys: {error}"))? {
+        return Err("the kernel does not tell programs of critical options (Linux 6.0)".to_owned());
+    }
+    let spec = TunnelSpec { kind: TunnelKind::Geneve { port: 6081 }, mtu: 1400 };
+    let namespace = Namespace::create().map_err(|error| crate::reconcile::chain(&error))?;
+    let tried = namespace.run(|| {
+        let mut netlink = Netlink::open().map_err(|error| error.to_string())?;
+        let requests = links::create_tunnel(spec, [Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2])], false);
+        netlink.execute(requests.into()).map_err(|error| error.to_string())
+    });
+    let answers = tried.map_err(|error| crate::reconcile::chain(&error))??;
+    match answers.into_iter().find_map(Result::err) {
+        None => Ok(()),
+        Some(refused) => Err(format!("the kernel has no Geneve device (CONFIG_GENEVE): {refused}")),
+    }
+}
+
+/// Whether a program is told the flags of a tunnel's header: gives a packet a tunnel key, and asks for it with them.
+fn tells_flags() -> io::Result<bool> {
+    const KEY: i32 = 28;
+    const ROOM: i16 = 32;
+    const TUNINFO_FLAGS: i32 = 16;
+    let key = [Instruction::copy(2, 10), Instruction::add(2, -i32::from(ROOM)), Instruction::set(3, KEY)];
+    let mut program = vec![Instruction::copy(6, 1)];
+    program.extend([-8, -16, -24, -ROOM].map(Instruction::clear));
+    program.extend(key);
+    program.extend([Instruction::set(4, 0), Instruction::call(BPF_FUNC_SKB_SET_TUNNEL_KEY)]);
+    program.push(Instruction::copy(1, 6));
+    program.extend(key);
+    program.extend([Instruction::set(4, TUNINFO_FLAGS), Instruction::call(BPF_FUNC_SKB_GET_TUNNEL_KEY)]);
+    program.push(Instruction::EXIT);
+    Ok(test_run(load_program(&program)?.as_fd())? == 0)
 }
 
 /// Makes a pair of devices in a namespace of its own, which takes them with it.

@@ -7,8 +7,10 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// The place of our filters: nobody comes before them.
-const PRIORITY: u32 = 1;
+/// The place of our filters on devices of ours: nobody comes before them.
+pub const FIRST: u32 = 1;
+/// On other people's devices: "ci" in ASCII. Theirs come first, and lose nothing if they let ours have the rest.
+pub const GUEST: u32 = 0x6369;
 const HANDLE: u16 = 1;
 
 const CLSACT: u16 = 0xffff;
@@ -37,8 +39,8 @@ pub fn add_qdisc(ifindex: u32) -> Request {
 }
 
 /// Puts a program on a side, in place of the one that is there.
-pub fn put(ifindex: u32, side: Side, name: &str, program: BorrowedFd<'_>) -> Request {
-    let mut message = ours(ifindex, side);
+pub fn put(ifindex: u32, side: Side, priority: u32, name: &str, program: BorrowedFd<'_>) -> Request {
+    let mut message = ours(ifindex, side, priority);
     message.attributes.push(TcAttribute::Kind("bpf".to_owned()));
     let mut text = name.as_bytes().to_vec();
     text.push(0);
@@ -60,9 +62,16 @@ pub fn list(ifindex: u32, side: Side) -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetTrafficFilter(message)
 }
 
+/// Takes away what is at our place.
+pub fn remove(ifindex: u32, side: Side, priority: u32) -> Request {
+    let mut message = ours(ifindex, side, priority);
+    message.attributes.push(TcAttribute::Kind("bpf".to_owned()));
+    Request::change(RouteNetlinkMessage::DelTrafficFilter(message))
+}
+
 /// The kernel's number of the program in a listed filter, if it stands at our place.
-pub fn program_of(message: &TcMessage) -> Option<u32> {
-    if message.header.info >> 16 != PRIORITY || u32::from(message.header.handle) != u32::from(HANDLE) {
+pub fn program_of(message: &TcMessage, priority: u32) -> Option<u32> {
+    if message.header.info >> 16 != priority || u32::from(message.header.handle) != u32::from(HANDLE) {
         return None;
     }
     message.attributes.iter().find_map(|attribute| match attribute {
@@ -88,10 +97,10 @@ fn number_in(mut attributes: &[u8], wanted: u16) -> Option<u32> {
     None
 }
 
-fn ours(ifindex: u32, side: Side) -> TcMessage {
+fn ours(ifindex: u32, side: Side, priority: u32) -> TcMessage {
     let mut message = at(ifindex, TcHandle { major: CLSACT, minor: side as u16 });
     message.header.handle = TcHandle { major: 0, minor: HANDLE };
-    message.header.info = PRIORITY << 16 | u32::from(ETH_P_ALL.to_be());
+    message.header.info = priority << 16 | u32::from(ETH_P_ALL.to_be());
     message
 }
 

@@ -11,7 +11,7 @@ use crate::programs::{self, LoadError};
 use crate::reconcile::Reconciler;
 use crate::tables::Tables;
 use crate::worker::{self, Inputs};
-use crate::{Config, clock};
+use crate::{Config, Tunnel, clock, features};
 use model::desired::{Datapath, Status};
 use model::event::Event;
 use std::io;
@@ -50,6 +50,8 @@ pub struct Handle {
     /// What the packet programs tell, to each subscriber. Who is too slow is told how many it missed.
     pub events: broadcast::Sender<Arc<Event>>,
     pub tables: Tables,
+    /// The way to other nodes, with nothing left to be found out.
+    pub tunnel: Tunnel,
     shutdown: CancellationToken,
     stop: Arc<AtomicBool>,
     worker: Option<JoinHandle<io::Result<()>>>,
@@ -92,6 +94,7 @@ pub async fn start(
         status: statuses,
         events: events.clone(),
         tables: Tables::new(parts.maps.clone(), parts.table_clock, parts.timeouts, malformed.clone()),
+        tunnel: parts.tunnel,
         shutdown,
         stop: stop.clone(),
         worker: Some(worker),
@@ -110,20 +113,24 @@ struct Parts {
     maps: Arc<Maps>,
     table_clock: std::os::fd::OwnedFd,
     collector_clock: std::os::fd::OwnedFd,
+    tunnel: Tunnel,
     timeouts: crate::Timeouts,
 }
 
 fn prepare(config: &Config) -> Result<(Reconciler<Linux>, Parts), StartError> {
+    let config = &Config { tunnel: features::resolve(config.tunnel), ..config.clone() };
     let (programs, maps) = programs::load(config).map_err(|source| StartError::Load { source })?;
     runtime::set_monitor(&maps, config.monitor_aggregation).map_err(|source| StartError::Monitor { source })?;
     tracing::info!(tick = ?clock::tick(), directory = %maps.directory.display(), "packet programs are loaded");
     let maps = Arc::new(maps);
     let clock = || programs.clock().map_err(|source| StartError::Load { source: LoadError::Clock { source } });
     let (table_clock, collector_clock) = (clock()?, clock()?);
-    let parts = Parts { maps: maps.clone(), table_clock, collector_clock, timeouts: config.timeouts };
+    let parts =
+        Parts { maps: maps.clone(), table_clock, collector_clock, tunnel: config.tunnel, timeouts: config.timeouts };
     let kernel = Linux::new(maps, programs).map_err(|source| StartError::Netlink { source })?;
     let kernel = kernel.with_own(config.own.clone());
-    Ok((Reconciler::new(kernel, Settings { masquerade: config.masquerade, tunnel: config.tunnel }), parts))
+    let settings = Settings { masquerade: config.masquerade, tunnel: config.tunnel, node: config.node };
+    Ok((Reconciler::new(kernel, settings), parts))
 }
 
 fn spawn<T: Send + 'static>(

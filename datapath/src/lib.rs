@@ -36,7 +36,7 @@ mod tables;
 mod undertaker;
 mod worker;
 
-pub use config::{Aggregation, Attach, Config, Timeouts, Tunnel, TunnelPorts};
+pub use config::{Aggregation, Attach, Config, GeneveBy, NodeAddresses, Timeouts, Tunnel, TunnelPorts};
 pub use handle::{Handle, StartError, start};
 pub use maps::conntrack::{Flow, FlowEnd, FlowState};
 pub use maps::metrics::Metric;

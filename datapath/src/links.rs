@@ -4,14 +4,14 @@
 
 use crate::current::{Link, TunnelLink};
 use crate::netlink::Request;
-use crate::operation::{LinkSpec, TunnelSpec};
+use crate::operation::{LinkSpec, TunnelKind, TunnelSpec};
 use bpf::abi::LXC_IFINDEX_BASE;
 use model::{EndpointId, Mac};
 use rtnetlink::packet_core::{DefaultNla, Emitable};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute,
-    LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoGeneve, InfoKind, InfoVeth, InfoVxlan,
+    LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 
 /// The group of every device that this crate makes, "ci" in ASCII: firewall rules name devices by it.
@@ -24,7 +24,10 @@ pub const HOST_DEVICE: &str = "cilium_host";
 pub const HOST_PEER: &str = "cilium_net";
 
 /// Carries packets from and to all other nodes.
-pub const TUNNEL_DEVICE: &str = "cilium_vxlan";
+const VXLAN_DEVICE: &str = "cilium_vxlan";
+const GENEVE_DEVICE: &str = "cilium_geneve";
+/// The other end of `cilium_geneve` where that is one of a pair.
+pub const TUNNEL_PEER: &str = "cilium_geneve_p";
 /// Stands for the tunnel device in what it has in common with those of endpoints: its number is that of an endpoint 0, and
 /// there is no such endpoint.
 pub const TUNNEL: EndpointId = EndpointId(0);
@@ -107,31 +110,54 @@ pub fn configure_host_end(ifindex: u32, ipv6: bool) -> [Request; 2] {
     [Request::change(RouteNetlinkMessage::SetLink(settings)), raise(ifindex)]
 }
 
+/// What the tunnel device is called.
+pub fn tunnel_name(kind: TunnelKind) -> &'static str {
+    match kind {
+        TunnelKind::Vxlan { .. } => VXLAN_DEVICE,
+        TunnelKind::Geneve { .. } | TunnelKind::Pair => GENEVE_DEVICE,
+    }
+}
+
 /// The tunnel device, down, and its settings. Where a packet goes and whose it is stands in each packet's tunnel key; on the
 /// device itself there is nobody to resolve. Of IPv6 outer headers those without a checksum are taken too: what is inside
-/// has its own.
-pub fn create_tunnel(spec: TunnelSpec, mac: Mac, ipv6: bool) -> [Request; 2] {
-    let mut message = LinkMessage::default();
-    message.header.index = ifindex(TUNNEL);
-    message.attributes = vec![
-        LinkAttribute::IfName(TUNNEL_DEVICE.to_owned()),
-        LinkAttribute::Address(mac.0.to_vec()),
-        LinkAttribute::Mtu(spec.mtu),
-        LinkAttribute::Group(GROUP),
-        LinkAttribute::LinkInfo(vec![
-            LinkInfo::Kind(InfoKind::Vxlan),
-            LinkInfo::Data(InfoData::Vxlan(vec![
+/// has its own. A pair's other end gets its settings by `configure_host_end`.
+pub fn create_tunnel(spec: TunnelSpec, [mac, peer]: [Mac; 2], ipv6: bool) -> [Request; 2] {
+    let name = tunnel_name(spec.kind);
+    let mut message = match spec.kind {
+        TunnelKind::Vxlan { port } => {
+            let settings = vec![
                 InfoVxlan::CollectMetadata(true),
                 InfoVxlan::Learning(false),
-                InfoVxlan::Port(spec.port),
+                InfoVxlan::Port(port),
                 InfoVxlan::UDPZeroCsumRX(true),
-            ])),
-        ]),
-    ];
+            ];
+            tunnel(name, mac, InfoKind::Vxlan, InfoData::Vxlan(settings))
+        }
+        TunnelKind::Geneve { port } => {
+            let settings = vec![InfoGeneve::CollectMetadata, InfoGeneve::Port(port), InfoGeneve::UdpZeroCsum6Rx(true)];
+            tunnel(name, mac, InfoKind::Geneve, InfoData::Geneve(settings))
+        }
+        TunnelKind::Pair => veth(name, mac, TUNNEL_PEER, peer, Some(spec.mtu)),
+    };
+    message.header.index = ifindex(TUNNEL);
+    if spec.kind != TunnelKind::Pair {
+        message.attributes.push(LinkAttribute::Mtu(spec.mtu));
+    }
     let mut settings = settings(ifindex(TUNNEL), ipv6);
     settings.header.flags = LinkFlags::Noarp;
     settings.header.change_mask = LinkFlags::Noarp;
     [Request::create(RouteNetlinkMessage::NewLink(message)), Request::change(RouteNetlinkMessage::SetLink(settings))]
+}
+
+fn tunnel(name: &str, mac: Mac, kind: InfoKind, settings: InfoData) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::Address(mac.0.to_vec()),
+        LinkAttribute::Group(GROUP),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind), LinkInfo::Data(settings)]),
+    ];
+    message
 }
 
 pub fn adjust_tunnel(spec: TunnelSpec) -> Request {
@@ -155,8 +181,8 @@ pub struct Device {
     pub mtu: u32,
     pub up: bool,
     pub veth: bool,
-    /// UDP port of a tunnel device that takes its peers from the packets.
-    pub tunnel_port: Option<u16>,
+    /// It takes its peers from the packets.
+    pub tunnel_kind: Option<TunnelKind>,
 }
 
 impl Device {
@@ -173,7 +199,7 @@ impl Device {
                 }
                 LinkAttribute::LinkInfo(info) => {
                     device.veth = info.contains(&LinkInfo::Kind(InfoKind::Veth));
-                    device.tunnel_port = tunnel_port(info);
+                    device.tunnel_kind = tunnel_kind(info);
                 }
                 _ => {}
             }
@@ -194,8 +220,8 @@ impl Device {
     /// The tunnel device, if it is that.
     pub fn tunnel(&self) -> Option<TunnelLink> {
         let ours = self.ifindex == ifindex(TUNNEL) && self.group == GROUP;
-        let port = self.tunnel_port.filter(|_| ours)?;
-        Some(TunnelLink { port, mtu: self.mtu, up: self.up })
+        let kind = self.tunnel_kind.or(self.veth.then_some(TunnelKind::Pair)).filter(|_| ours)?;
+        Some(TunnelLink { kind, mtu: self.mtu, up: self.up })
     }
 
     pub fn into_link(self) -> Link {
@@ -203,17 +229,22 @@ impl Device {
     }
 }
 
-fn tunnel_port(info: &[LinkInfo]) -> Option<u16> {
-    let settings = info.iter().find_map(|info| match info {
-        LinkInfo::Data(InfoData::Vxlan(settings)) => Some(settings),
+fn tunnel_kind(info: &[LinkInfo]) -> Option<TunnelKind> {
+    info.iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Vxlan(settings)) if settings.contains(&InfoVxlan::CollectMetadata(true)) => {
+            settings.iter().find_map(|setting| match setting {
+                InfoVxlan::Port(port) => Some(TunnelKind::Vxlan { port: *port }),
+                _ => None,
+            })
+        }
+        LinkInfo::Data(InfoData::Geneve(settings)) if settings.contains(&InfoGeneve::CollectMetadata) => {
+            settings.iter().find_map(|setting| match setting {
+                InfoGeneve::Port(port) => Some(TunnelKind::Geneve { port: *port }),
+                _ => None,
+            })
+        }
         _ => None,
-    })?;
-    let collects = settings.contains(&InfoVxlan::CollectMetadata(true));
-    let port = settings.iter().find_map(|setting| match setting {
-        InfoVxlan::Port(port) => Some(*port),
-        _ => None,
-    });
-    port.filter(|_| collects)
+    })
 }
 
 /// Hardware addresses are given, not left to the kernel: what the kernel draws, udev may replace later.

@@ -2,7 +2,7 @@
 //!
 //! Owns the sockets that listen. What is done about a change is `worker`'s and `addresses`'s.
 
-use crate::links::{Device, HOST_DEVICE, HOST_PEER, TUNNEL_DEVICE};
+use crate::links::{Device, HOST_DEVICE, HOST_PEER, TUNNEL, ifindex};
 use crate::netlink::frames;
 use model::EndpointId;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
@@ -86,11 +86,13 @@ pub struct Devices {
     /// An end of the `cilium_host` pair was touched.
     pub host: Option<Seen>,
     pub tunnel: Option<Seen>,
+    /// An address came or went on a device that is not ours.
+    pub addresses: bool,
 }
 
 impl Devices {
     pub fn is_empty(&self) -> bool {
-        self.endpoints.is_empty() && self.host.is_none() && self.tunnel.is_none()
+        self.endpoints.is_empty() && self.host.is_none() && self.tunnel.is_none() && !self.addresses
     }
 
     pub fn note(&mut self, bytes: &[u8]) {
@@ -99,6 +101,12 @@ impl Devices {
             let (message, gone) = match message.payload {
                 NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message)) => (message, false),
                 NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(message)) => (message, true),
+                NetlinkPayload::InnerMessage(
+                    RouteNetlinkMessage::NewAddress(message) | RouteNetlinkMessage::DelAddress(message),
+                ) => {
+                    self.addresses |= message.header.index < ifindex(TUNNEL);
+                    continue;
+                }
                 _ => continue,
             };
             let device = Device::decode(&message);
@@ -113,7 +121,7 @@ impl Devices {
                 self.endpoints.insert(id, seen);
             } else if device.name == HOST_DEVICE || device.name == HOST_PEER {
                 self.host = Some(seen);
-            } else if device.name == TUNNEL_DEVICE {
+            } else if device.ifindex == ifindex(TUNNEL) {
                 self.tunnel = Some(seen);
             }
         }

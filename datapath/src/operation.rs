@@ -3,6 +3,7 @@
 //! An operation names what it acts on in the words of `model`, is complete in itself, and may be carried out again:
 //! deleting what is absent and making what is there already succeed. In which order they come is `plan`'s.
 
+use crate::NodeAddresses;
 use crate::current::{NodeNumber, PolicyId, Slot, Vtep};
 pub use crate::housing::HousingSpec;
 use ipnetwork::IpNetwork;
@@ -25,11 +26,24 @@ pub struct LinkSpec {
     pub mtu: u32,
 }
 
+/// What carries packets to other nodes: a device whose program or whose kernel does the work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TunnelKind {
+    /// By UDP to this port, of both ends.
+    Vxlan {
+        port: u16,
+    },
+    Geneve {
+        port: u16,
+    },
+    /// A pair of devices: the host's routes lead into the end that has programs, which speak Geneve by themselves.
+    Pair,
+}
+
 /// What the tunnel device should be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TunnelSpec {
-    /// UDP port, of both ends.
-    pub port: u16,
+    pub kind: TunnelKind,
     /// Of what goes inside.
     pub mtu: u32,
 }
@@ -66,6 +80,11 @@ pub enum Operation {
     /// What other nodes send of the identity is believed: policies here are complete about it.
     PutIdentity(Identity),
     RemoveIdentity(Identity),
+    /// What this node's packets have as outer source where programs write it.
+    TunnelSources(NodeAddresses),
+    /// Puts the program that takes packets out of Geneve on a device that is not ours, by number.
+    AttachUnderlay(u32),
+    DetachUnderlay(u32),
 
     /// Makes a pair of devices, both down.
     CreateLink(EndpointId, LinkSpec),
@@ -127,7 +146,10 @@ impl Operation {
             | Operation::AttachTunnel
             | Operation::RaiseTunnel
             | Operation::DeleteTunnel
-            | Operation::UnpinTunnel => Object::Node("tunnel"),
+            | Operation::UnpinTunnel
+            | Operation::TunnelSources(_)
+            | Operation::AttachUnderlay(_)
+            | Operation::DetachUnderlay(_) => Object::Node("tunnel"),
             Operation::AddTunnelRoute(..) | Operation::RemoveTunnelRoute(_) => Object::Node("tunnel routes"),
             Operation::PutVtep(..) | Operation::RemoveVtep(_) | Operation::PutNode(..) | Operation::RemoveNode(_) => {
                 Object::Node("other nodes")
@@ -182,6 +204,9 @@ impl Operation {
             | Operation::RemoveNeighbour(..) => Domain::Network,
             Operation::AttachTunnel
             | Operation::UnpinTunnel
+            | Operation::TunnelSources(_)
+            | Operation::AttachUnderlay(_)
+            | Operation::DetachUnderlay(_)
             | Operation::PutVtep(..)
             | Operation::RemoveVtep(_)
             | Operation::PutNode(..)

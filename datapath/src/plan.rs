@@ -6,9 +6,9 @@ mod endpoints;
 mod policies;
 mod tunnel;
 
-use crate::Tunnel;
 use crate::current::{Current, PolicyId};
 use crate::operation::Operation;
+use crate::{NodeAddresses, Tunnel};
 use ipnetwork::IpNetwork;
 use model::desired::{Datapath, Object};
 use model::{EndpointId, Identity, IdentitySet, Ipcache, PolicyMap};
@@ -114,6 +114,8 @@ pub struct Settings {
     /// Masquerade what leaves the node from the pools.
     pub masquerade: bool,
     pub tunnel: Tunnel,
+    /// Of use where programs write the outer headers.
+    pub node: NodeAddresses,
 }
 
 #[derive(Debug, Default)]
@@ -151,7 +153,7 @@ pub fn plan(
     policies::plan(&mut plan, current, desired, fading);
     endpoints::plan(&mut plan, current, desired, seen);
     policies::sweep(&mut plan, current);
-    tunnel::plan(&mut plan, current, desired, seen, settings.tunnel);
+    tunnel::plan(&mut plan, current, desired, seen, settings);
     identities(&mut plan, current, desired, seen, settings.tunnel);
     ipcache(&mut plan, current, desired, seen);
     firewall(&mut plan, current, desired, seen, settings);
@@ -189,7 +191,7 @@ fn identities(plan: &mut Plan, current: &Current, desired: &Datapath, seen: &See
     let nobody = IdentitySet::new();
     let (wanted, settled) = match tunnel {
         Tunnel::Disabled => (&nobody, true),
-        Tunnel::Vxlan { .. } => (&desired.identities, desired.settled),
+        Tunnel::Vxlan { .. } | Tunnel::Geneve { .. } => (&desired.identities, desired.settled),
     };
     let mut same = tunnel != Tunnel::Disabled;
     current.bpf.identities.differences(wanted, |identity, held, _| {

@@ -7,10 +7,12 @@
 //! cilium/abi_<n>                     an empty directory: what the maps mean (`ABI_VERSION`)
 //! cilium/programs/<program>          what new devices get
 //! cilium/links/<endpoint>_<program>  tcx links (devices of kernels without tcx hold their programs themselves)
+//! cilium/links/dev<n>_<program>      of devices that are not ours, by number; without tcx the program itself, as a mark
 //! cilium/links/0_<program>           those of the tunnel device, which has the number of an endpoint 0 (`links::TUNNEL`)
 //! ```
 
 mod layout;
+pub mod underlay;
 
 use crate::current::Attachment;
 use crate::filters::{self, Side};
@@ -18,9 +20,10 @@ use crate::links::{TUNNEL, ifindex};
 use crate::maps::{MapError, Maps, policy};
 use crate::netlink::{Netlink, NetlinkError, Refused};
 use crate::syscall::{self, Hook};
-use crate::{Attach, Config, Tunnel, clock};
+use crate::{Attach, Config, GeneveBy, Tunnel, clock};
 use aya::EbpfLoader;
 use aya::programs::{Program, ProgramError, SchedClassifier};
+use bpf::abi;
 use bpf::names::{knob, program};
 use model::EndpointId;
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -65,6 +68,10 @@ pub enum AttachError {
     Pin { path: PathBuf, source: io::Error },
     #[error("remove pin {path}")]
     Unpin { path: PathBuf, source: io::Error },
+    #[error("attach {program} to the device number {ifindex}")]
+    Underlay { program: &'static str, ifindex: u32, source: io::Error },
+    #[error("change the filter of the device number {ifindex}")]
+    UnderlayFilter { ifindex: u32, source: Refused },
     #[error("attach the filters of endpoint {endpoint}")]
     Filter { endpoint: EndpointId, source: Refused },
     #[error("list pinned links in {path}")]
@@ -88,6 +95,7 @@ struct Loaded {
 pub struct Programs {
     hooks: [Loaded; 2],
     tunnel_hooks: [Loaded; 2],
+    underlay: Loaded,
     clock: OwnedFd,
     links: PathBuf,
     /// Otherwise by clsact.
@@ -127,6 +135,7 @@ pub fn load(config: &Config) -> Result<(Programs, Maps), LoadError> {
     let (to, to_id) = load(program::TO_CONTAINER)?;
     let (from_overlay, from_overlay_id) = load(program::FROM_OVERLAY)?;
     let (to_overlay, to_overlay_id) = load(program::TO_OVERLAY)?;
+    let (underlay, underlay_id) = load(program::FROM_UNDERLAY)?;
     let (clock, _) = load(program::CLOCK)?;
     let maps = Maps::open(&directory)?;
     former.restore(&maps)?;
@@ -149,7 +158,9 @@ pub fn load(config: &Config) -> Result<(Programs, Maps), LoadError> {
         },
         Loaded { name: program::TO_OVERLAY, hook: egress, side: Side::Egress, fd: to_overlay, id: to_overlay_id },
     ];
-    Ok((Programs { hooks, tunnel_hooks, clock, links, tcx }, maps))
+    let underlay =
+        Loaded { name: program::FROM_UNDERLAY, hook: ingress, side: Side::Ingress, fd: underlay, id: underlay_id };
+    Ok((Programs { hooks, tunnel_hooks, underlay, clock, links, tcx }, maps))
 }
 
 /// Mounts a BPF file system where there is none.
@@ -178,13 +189,20 @@ fn entries(config: &Config) -> [(&'static str, u32); 5] {
 
 fn knobs(config: &Config) -> Vec<(&'static str, u32)> {
     let ticks = |time| clock::ticks(time);
-    let vxlan = match config.tunnel {
-        Tunnel::Vxlan { port } => port,
-        Tunnel::Disabled => config.tunnel_ports.vxlan,
-    };
+    let mut ports = config.tunnel_ports;
+    let mut geneve = abi::GENEVE_NONE;
+    match config.tunnel {
+        Tunnel::Disabled => {}
+        Tunnel::Vxlan { port } => ports.vxlan = port,
+        Tunnel::Geneve { port, by } => {
+            ports.geneve = port;
+            geneve = if by == GeneveBy::Programs { abi::GENEVE_PROGRAMS } else { abi::GENEVE_DEVICE };
+        }
+    }
     vec![
-        (knob::VXLAN_PORT, u32::from(vxlan)),
-        (knob::GENEVE_PORT, u32::from(config.tunnel_ports.geneve)),
+        (knob::VXLAN_PORT, u32::from(ports.vxlan)),
+        (knob::GENEVE_PORT, u32::from(ports.geneve)),
+        (knob::GENEVE, geneve),
         (knob::CT_TIMEOUT_TCP, ticks(config.timeouts.tcp)),
         (knob::CT_TIMEOUT_TCP_SYN, ticks(config.timeouts.tcp_syn)),
         (knob::CT_TIMEOUT_ANY, ticks(config.timeouts.any)),
@@ -234,7 +252,9 @@ impl Programs {
         }
         let number = ifindex(endpoint);
         let mut requests = vec![filters::add_qdisc(number)];
-        requests.extend(self.hooks_of(endpoint).iter().map(|p| filters::put(number, p.side, p.name, p.fd.as_fd())));
+        requests.extend(
+            self.hooks_of(endpoint).iter().map(|p| filters::put(number, p.side, filters::FIRST, p.name, p.fd.as_fd())),
+        );
         let mut answers = netlink.execute(requests)?.into_iter();
         match answers.next() {
             Some(Err(refused)) if refused.errno != libc::EEXIST => {
@@ -298,7 +318,7 @@ impl Programs {
         if !self.tcx {
             for endpoint in devices {
                 for program in self.hooks_of(endpoint) {
-                    if let Some(id) = filter_program(netlink, endpoint, program.side)? {
+                    if let Some(id) = filter_program(netlink, ifindex(endpoint), program.side, filters::FIRST)? {
                         let state = if id == program.id { Attachment::Current } else { Attachment::Outdated };
                         found.entry(endpoint).or_default().push((program.name, state));
                     }
@@ -339,16 +359,16 @@ impl Programs {
     }
 }
 
-/// The program in our filter on a side of an endpoint's device.
-fn filter_program(netlink: &mut Netlink, endpoint: EndpointId, side: Side) -> Result<Option<u32>, AttachError> {
-    let entries = match netlink.dump(filters::list(ifindex(endpoint), side)) {
+/// The program in our filter on a side of a device.
+fn filter_program(netlink: &mut Netlink, ifindex: u32, side: Side, priority: u32) -> Result<Option<u32>, AttachError> {
+    let entries = match netlink.dump(filters::list(ifindex, side)) {
         Ok(entries) => entries,
         // No device, or no clsact on it.
         Err(NetlinkError::Dump { .. }) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     Ok(entries.iter().find_map(|entry| match entry {
-        RouteNetlinkMessage::NewTrafficFilter(message) => filters::program_of(message),
+        RouteNetlinkMessage::NewTrafficFilter(message) => filters::program_of(message, priority),
         _ => None,
     }))
 }

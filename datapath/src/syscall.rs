@@ -467,6 +467,21 @@ impl Instruction {
         Instruction { code: 0xb7, registers: register, offset: 0, immediate }
     }
 
+    /// Sets a register to another.
+    pub const fn copy(register: u8, from: u8) -> Instruction {
+        Instruction { code: 0xbf, registers: register | from << 4, offset: 0, immediate: 0 }
+    }
+
+    /// Adds a number to a register.
+    pub const fn add(register: u8, immediate: i32) -> Instruction {
+        Instruction { code: 0x07, registers: register, offset: 0, immediate }
+    }
+
+    /// Clears 8 bytes of the stack.
+    pub const fn clear(offset: i16) -> Instruction {
+        Instruction { code: 0x7a, registers: 10, offset, immediate: 0 }
+    }
+
     /// Calls a helper by its number.
     pub const fn call(helper: i32) -> Instruction {
         Instruction { code: 0x85, registers: 0, offset: 0, immediate: helper }

@@ -2,9 +2,10 @@
 //!
 //! Lives on a thread of its own with a runtime of its own, in one network namespace from start to end; rounds block it.
 
+use crate::NodeAddresses;
 use crate::current::Current;
 use crate::kernel::Linux;
-use crate::notices::{Devices, LINKS, Notices, Seen, touches_firewall};
+use crate::notices::{ADDRESSES, Devices, LINKS, Notices, Seen, touches_firewall};
 use crate::operation::Domain;
 use crate::reconcile::Reconciler;
 use model::desired::{Datapath, Status};
@@ -45,7 +46,7 @@ struct Listening {
 
 impl Listening {
     fn open() -> io::Result<Listening> {
-        let devices = Notices::open(NETLINK_ROUTE, &[LINKS])?;
+        let devices = Notices::open(NETLINK_ROUTE, &[&[LINKS][..], &ADDRESSES].concat())?;
         let firewall = Notices::firewall();
         let firewall = firewall.inspect_err(|error| tracing::debug!(%error, "no notices of nftables")).ok();
         Ok(Listening { devices, firewall })
@@ -84,10 +85,12 @@ impl Noticed {
         let host = noticed.devices.host.is_some_and(|seen| current.network.host_device != (seen == Seen::Up));
         let mut domains = Vec::new();
         let differs = differs || tunnel;
-        if differs || host || noticed.lost {
+        // Where programs speak for the tunnel device, it is addresses that tell on which devices they must be.
+        let underlay = noticed.devices.addresses && current.bpf.tunnel_sources != NodeAddresses::default();
+        if differs || host || underlay || noticed.lost {
             domains.push(Domain::Network);
         }
-        if differs || noticed.lost {
+        if differs || underlay || noticed.lost {
             // With a device goes what was attached to it.
             domains.push(Domain::Bpf);
         }

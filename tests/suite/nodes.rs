@@ -5,6 +5,9 @@ use lab::{Engine, Hammer, Nodes, World, eventually};
 use serde_json::json;
 use std::time::Duration;
 
+/// The ways to other nodes: a scene between containers of two nodes plays the same by each.
+const MODES: [&str; 2] = ["vxlan", "geneve"];
+
 crate::on_each_engine!(nodes_tell_each_other_who_has_which_address, one_policy_holds_on_all_nodes);
 
 /// Waits until the node knows the address by this label.
@@ -54,8 +57,14 @@ fn nodes_tell_each_other_who_has_which_address(engine: &Engine) -> Result<()> {
 /// The README's scene with its servers and clients on different nodes: app2 on node 2 reaches app1 on node 1, app3 does
 /// not, by both families.
 fn one_policy_holds_on_all_nodes(engine: &Engine) -> Result<()> {
-    let nodes = Nodes::start(engine, 2, &["--tunnel", "vxlan"])?;
+    MODES.iter().try_for_each(|mode| one_policy_holds(engine, mode).with_context(|| format!("--tunnel {mode}")))
+}
+
+fn one_policy_holds(engine: &Engine, mode: &str) -> Result<()> {
+    let nodes = Nodes::start(engine, 2, &["--tunnel", mode])?;
     nodes.know_each_other()?;
+    let routing = nodes.worlds[0].agent.cilium_json(&["status"])?["routing"].clone();
+    ensure!(routing["msg"].as_str().is_some_and(|msg| msg.starts_with(mode)), "{routing}");
     let [one, two] = nodes.worlds.as_slice() else { anyhow::bail!("two nodes are needed") };
     one.network()?;
     two.network()?;
@@ -104,7 +113,11 @@ fn one_policy_holds_on_all_nodes(engine: &Engine) -> Result<()> {
 #[test]
 #[ignore = "needs root: make test"]
 fn killed_agents_interrupt_nothing_between_nodes() -> Result<()> {
-    let mut nodes = Nodes::start(&Engine::installed(), 2, &["--tunnel", "vxlan"])?;
+    MODES.iter().try_for_each(|mode| killed_agents(mode).with_context(|| format!("--tunnel {mode}")))
+}
+
+fn killed_agents(mode: &str) -> Result<()> {
+    let mut nodes = Nodes::start(&Engine::installed(), 2, &["--tunnel", mode])?;
     nodes.know_each_other()?;
     nodes.worlds.iter().try_for_each(World::network)?;
     let (server, client) = (nodes.worlds[0].container("server")?, nodes.worlds[1].container("client")?);

@@ -100,6 +100,7 @@ fn page(status: &Status, detail: Detail, health: Option<&Health>) -> Page {
     head.row([Cell::from("DockerPlugin:"), part(&status.docker_plugin)]);
     head.row([Cell::from("Datapath:"), part(&status.datapath)]);
     head.row([Cell::from("Masquerading:"), part(&status.masquerade)]);
+    head.row([Cell::from("Routing:"), part(&status.routing)]);
     head.row([Cell::from("Cilium:"), part(&status.cilium)]);
     node_monitor(&mut head, status.node_monitor.as_ref());
     head.row([Cell::from("IPAM:"), ipam(&status.ipam)]);

@@ -3,7 +3,7 @@
 use crate::program::{CILIUM, cilium, program, run};
 
 /// Every command, as the user would type it.
-const COMMANDS: [&str; 48] = [
+const COMMANDS: [&str; 50] = [
     "",
     "status",
     "endpoint",
@@ -42,6 +42,8 @@ const COMMANDS: [&str; 48] = [
     "node list",
     "ip",
     "ip list",
+    "health",
+    "health status",
     "kvstore",
     "kvstore get",
     "kvstore set",

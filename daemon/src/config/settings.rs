@@ -110,7 +110,7 @@ pub const SETTINGS: &[Setting] = &[
         "tunnel",
         "MODE",
         "auto",
-        "How packets get to other nodes: vxlan|disabled|auto (auto: vxlan with --kvstore=etcd)",
+        "How packets get to other nodes: vxlan|geneve|disabled|auto (auto: vxlan with --kvstore=etcd)",
     ),
 ];
 

@@ -10,7 +10,7 @@ use crate::links::{self, Device, HOST_DEVICE, HOST_PEER, TUNNEL, endpoint_of, if
 use crate::maps::{Maps, endpoints, identities, ipcache, policy, runtime, tunnel};
 use crate::netlink::{Netlink, NetlinkError, Refused, Request};
 use crate::netns::Namespace;
-use crate::operation::{Operation, TunnelSpec};
+use crate::operation::{Operation, TunnelKind, TunnelSpec};
 use crate::programs::Programs;
 use crate::routes::{self, Route};
 use crate::undertaker::Undertaker;
@@ -20,6 +20,9 @@ use model::{EndpointId, Mac};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+
+/// The number of the loopback device.
+const LOOPBACK: u32 = 1;
 
 #[derive(Debug, thiserror::Error)]
 enum NetworkError {
@@ -85,6 +88,7 @@ impl Kernel for Linux {
         let devices = slots.keys().copied().chain([TUNNEL]);
         let mut attachments = self.programs.attachments(&mut self.netlink, devices)?;
         let tunnel = attachments.remove(&TUNNEL);
+        let underlays = self.programs.underlays(&mut self.netlink)?;
         let versions = policy::read(&self.maps)?;
         let (vteps, nodes) = (tunnel::read_vteps(&self.maps)?, tunnel::read_nodes(&self.maps)?);
         let numbers = vteps.values().map(|vtep| vtep.node).chain(nodes.values().copied());
@@ -96,6 +100,8 @@ impl Kernel for Linux {
             vteps,
             nodes,
             identities: identities::read(&self.maps)?,
+            underlays,
+            tunnel_sources: runtime::read_tunnel_sources(&self.maps)?,
             policies: versions.policies,
             last_policy: versions.last,
             ipcache: ipcache::read(&self.maps)?,
@@ -174,11 +180,13 @@ impl Way {
             Operation::PutIdentity(_) => Way::Identities,
             Operation::RemoveIpcache(_) => Way::Forgetting,
             Operation::AmendPolicy(..) => Way::Amendments,
-            Operation::Attach(_) | Operation::AttachTunnel => Way::Programs,
+            Operation::Attach(_) | Operation::AttachTunnel | Operation::AttachUnderlay(_) => Way::Programs,
             Operation::Forwarding
             | Operation::HostDevice
             | Operation::CreateTunnel(_)
             | Operation::UnpinTunnel
+            | Operation::TunnelSources(_)
+            | Operation::DetachUnderlay(_)
             | Operation::PutVtep(..)
             | Operation::RemoveVtep(_)
             | Operation::PutNode(..)
@@ -335,6 +343,9 @@ impl Linux {
             Operation::CreateTunnel(spec) => self.tunnel_device(*spec)?,
             Operation::AttachTunnel => self.programs.attach(&mut self.netlink, TUNNEL)?,
             Operation::UnpinTunnel => self.programs.unpin(TUNNEL)?,
+            Operation::TunnelSources(sources) => runtime::set_tunnel_sources(&self.maps, *sources)?,
+            Operation::AttachUnderlay(number) => self.programs.attach_underlay(&mut self.netlink, *number)?,
+            Operation::DetachUnderlay(number) => self.programs.detach_underlay(&mut self.netlink, *number)?,
             Operation::PutVtep(prefix, vtep) => tunnel::put_vtep(&self.maps, *prefix, *vtep)?,
             Operation::RemoveVtep(prefix) => tunnel::remove_vtep(&self.maps, *prefix)?,
             Operation::PutNode(node, number) => tunnel::put_node(&self.maps, *node, *number)?,
@@ -376,17 +387,21 @@ impl Linux {
             let answers = self.netlink.execute(vec![pair]).map_err(conversation)?;
             refusal(answers, &what)?;
         }
-        for name in [HOST_DEVICE, HOST_PEER] {
-            let number = nix::net::if_::if_nametoindex(name).map_err(|_| NetworkError::NoDevice { name })?;
-            let requests = links::configure_host_end(number, self.ipv6);
-            refusal(self.netlink.execute(requests.into()).map_err(conversation)?, &what)?;
-        }
-        Ok(())
+        [HOST_DEVICE, HOST_PEER].into_iter().try_for_each(|name| self.host_end(name, &what))
+    }
+
+    /// Gives an end of a pair its settings, and takes it up.
+    fn host_end(&mut self, name: &'static str, what: &impl Fn() -> String) -> Result<(), NetworkError> {
+        let number = nix::net::if_::if_nametoindex(name).map_err(|_| NetworkError::NoDevice { name })?;
+        let requests = links::configure_host_end(number, self.ipv6);
+        let answers = self.netlink.execute(requests.into());
+        let conversation = |source| NetworkError::Conversation { what: what(), source: Arc::new(source) };
+        refusal(answers.map_err(conversation)?, what)
     }
 
     /// Makes the tunnel device in the place of what has its number.
     fn tunnel_device(&mut self, spec: TunnelSpec) -> Result<(), NetworkError> {
-        let what = || format!("make the tunnel device {}", links::TUNNEL_DEVICE);
+        let what = || format!("make the tunnel device {}", links::tunnel_name(spec.kind));
         let conversation = |source| NetworkError::Conversation { what: what(), source: Arc::new(source) };
         let delete = || vec![links::delete(ifindex(TUNNEL))];
         for answer in self.netlink.execute(delete()).map_err(conversation)? {
@@ -397,10 +412,14 @@ impl Linux {
                 _ => {}
             }
         }
-        let requests = links::create_tunnel(spec, random_mac()?, self.ipv6);
+        let requests = links::create_tunnel(spec, [random_mac()?, random_mac()?], self.ipv6);
         let answers = self.netlink.execute(requests.into()).map_err(conversation)?;
         let begun = answers.first().is_some_and(Result::is_ok);
-        let made = refusal(answers, &what);
+        let mut made = refusal(answers, &what);
+        if made.is_ok() && spec.kind == TunnelKind::Pair {
+            // Without its other end up it would have no carrier.
+            made = self.host_end(links::TUNNEL_PEER, &what);
+        }
         // A device without its settings would pass for a whole one in the next round.
         if made.is_err()
             && begun
@@ -458,7 +477,13 @@ fn read_network(netlink: &mut Netlink, ipv6: bool) -> Result<(Network, bool), Re
     network.host_device = host.is_some() && ends == 2;
     for message in netlink.dump(routes::list_addresses())? {
         let RouteNetlinkMessage::NewAddress(message) = message else { continue };
-        network.gateways.extend(routes::decode_address(&message).filter(|(n, _)| Some(*n) == host).map(|(_, ip)| ip));
+        match routes::decode_address(&message) {
+            Some((number, ip)) if Some(number) == host => drop(network.gateways.insert(ip)),
+            Some((number, ip)) if number != LOOPBACK && number < ifindex(TUNNEL) => {
+                network.addresses.insert(ip, number);
+            }
+            _ => {}
+        }
     }
     let families = if ipv6 { &[AddressFamily::Inet, AddressFamily::Inet6][..] } else { &[AddressFamily::Inet] };
     for family in families {

@@ -1,13 +1,29 @@
 //! `cilium_runtime`: what changes while the programs run.
 
 use super::{MapError, Maps};
+use crate::NodeAddresses;
 use crate::config::Aggregation;
 use bpf::abi;
 use bpf::names::map::RUNTIME;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Tells flows with one end elsewhere to look again who is at that end.
 pub fn raise_generation(maps: &Maps) -> Result<(), MapError> {
     change(maps, |runtime| runtime.ipcache_generation = runtime.ipcache_generation.wrapping_add(1))
+}
+
+/// What this node's packets have as outer source where programs write it.
+pub fn read_tunnel_sources(maps: &Maps) -> Result<NodeAddresses, MapError> {
+    let held = maps.runtime.get(&0).map_err(|source| MapError::Read { map: RUNTIME, source })?.unwrap_or_default();
+    let (v4, v6) = (Ipv4Addr::from(held.tunnel4), Ipv6Addr::from(held.tunnel6));
+    Ok(NodeAddresses { v4: (!v4.is_unspecified()).then_some(v4), v6: (!v6.is_unspecified()).then_some(v6) })
+}
+
+pub fn set_tunnel_sources(maps: &Maps, sources: NodeAddresses) -> Result<(), MapError> {
+    change(maps, |runtime| {
+        runtime.tunnel4 = sources.v4.unwrap_or(Ipv4Addr::UNSPECIFIED).into();
+        runtime.tunnel6 = sources.v6.unwrap_or(Ipv6Addr::UNSPECIFIED).octets();
+    })
 }
 
 /// How much the programs tell.

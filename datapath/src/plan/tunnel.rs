@@ -1,12 +1,12 @@
 //! Other nodes: the tunnel device, who is behind which of them, whom to believe, and the host's routes to their pods.
 
-use super::{Plan, Seen, Stage};
-use crate::Tunnel;
+use super::{Plan, Seen, Settings, Stage};
 use crate::current::{Attachment, Current, NodeNumber, Vtep};
-use crate::operation::{Operation, TunnelSpec};
+use crate::operation::{Operation, TunnelKind, TunnelSpec};
+use crate::{GeneveBy, NodeAddresses, Tunnel};
 use ipnetwork::IpNetwork;
 use model::Identity;
-use model::desired::Datapath;
+use model::desired::{Datapath, Object};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -93,10 +93,11 @@ pub(super) fn moves_flows(operation: &Operation) -> bool {
     )
 }
 
-pub(super) fn plan(plan: &mut Plan, current: &Current, desired: &Datapath, seen: &Seen, tunnel: Tunnel) {
+pub(super) fn plan(plan: &mut Plan, current: &Current, desired: &Datapath, seen: &Seen, settings: Settings) {
+    let Settings { tunnel, node, .. } = settings;
     let wanted = match tunnel {
         Tunnel::Disabled => Wanted::default(),
-        Tunnel::Vxlan { .. } => Wanted::of(desired),
+        Tunnel::Vxlan { .. } | Tunnel::Geneve { .. } => Wanted::of(desired),
     };
     // Without a tunnel nothing is to be heard of that could be merely unrecognised.
     let settled = desired.settled || tunnel == Tunnel::Disabled;
@@ -105,8 +106,12 @@ pub(super) fn plan(plan: &mut Plan, current: &Current, desired: &Datapath, seen:
             withdraw(plan, current);
             false
         }
-        Tunnel::Vxlan { port } => device(plan, current, desired, port),
+        Tunnel::Vxlan { port } => device(plan, current, desired, TunnelKind::Vxlan { port }),
+        Tunnel::Geneve { by: GeneveBy::Programs, .. } => device(plan, current, desired, TunnelKind::Pair),
+        Tunnel::Geneve { port, .. } => device(plan, current, desired, TunnelKind::Geneve { port }),
     };
+    let by_programs = matches!(tunnel, Tunnel::Geneve { by: GeneveBy::Programs, .. });
+    underlay(plan, current, if by_programs { node } else { NodeAddresses::default() });
     nodes(plan, current, &wanted, seen, settled);
     let none = BTreeMap::new();
     let routes = if made { &none } else { &current.network.tunnel_routes };
@@ -124,12 +129,12 @@ pub(super) fn plan(plan: &mut Plan, current: &Current, desired: &Datapath, seen:
 }
 
 /// Plans the device; tells whether it is made anew.
-fn device(plan: &mut Plan, current: &Current, desired: &Datapath, port: u16) -> bool {
+fn device(plan: &mut Plan, current: &Current, desired: &Datapath, kind: TunnelKind) -> bool {
     let held = current.network.tunnel;
     let largest = desired.endpoints.values().map(|endpoint| endpoint.mtu).max();
     let former = held.map(|link| link.mtu).filter(|_| largest.is_none() || !desired.settled);
-    let spec = TunnelSpec { port, mtu: largest.max(former).unwrap_or(FIRST_MTU) };
-    let made = held.is_none_or(|link| link.port != port);
+    let spec = TunnelSpec { kind, mtu: largest.max(former).unwrap_or(FIRST_MTU) };
+    let made = held.is_none_or(|link| link.kind != kind);
     if made {
         plan.add(Stage::Node, Operation::CreateTunnel(spec));
     } else if held.is_some_and(|link| link.mtu != spec.mtu) {
@@ -142,6 +147,31 @@ fn device(plan: &mut Plan, current: &Current, desired: &Datapath, port: u16) -> 
         plan.add(Stage::Raise, Operation::RaiseTunnel);
     }
     made
+}
+
+/// Where programs speak for a device: the program on every device that carries an address of the node's, and the
+/// addresses that its packets have. Elsewhere there are no such addresses.
+fn underlay(plan: &mut Plan, current: &Current, node: NodeAddresses) {
+    let mut devices = BTreeSet::new();
+    for address in node.iter() {
+        match current.network.addresses.get(&address) {
+            Some(device) => drop(devices.insert(*device)),
+            None => {
+                let missing = format!("no device but the loopback one has this node's address {address}");
+                plan.failures.insert(Object::Node("underlay"), missing);
+            }
+        }
+    }
+    let held = &current.bpf.underlays;
+    for device in devices.iter().filter(|device| held.get(device) != Some(&Attachment::Current)) {
+        plan.add(Stage::Attach, Operation::AttachUnderlay(*device));
+    }
+    for device in held.keys().filter(|device| !devices.contains(device)) {
+        plan.add(Stage::Unpin, Operation::DetachUnderlay(*device));
+    }
+    if current.bpf.tunnel_sources != node {
+        plan.add(Stage::Nodes, Operation::TunnelSources(node));
+    }
 }
 
 fn withdraw(plan: &mut Plan, current: &Current) {
@@ -178,6 +208,59 @@ fn nodes(plan: &mut Plan, current: &Current, wanted: &Wanted, seen: &Seen, settl
                 plan.add(Stage::Nodes, Operation::PutNode(*node, number));
             }
             _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    const NODE: NodeAddresses =
+        NodeAddresses { v4: Some(Ipv4Addr::new(172, 31, 0, 1)), v6: Some(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1)) };
+
+    fn planned(current: &Current, tunnel: Tunnel) -> Plan {
+        let desired = Datapath { settled: true, ..Datapath::default() };
+        let settings = Settings { masquerade: false, tunnel, node: NODE };
+        let mut planned = Plan::default();
+        plan(&mut planned, current, &desired, &Seen::default(), settings);
+        planned
+    }
+
+    fn operations(plan: &Plan) -> Vec<Operation> {
+        plan.stages.values().flatten().cloned().collect()
+    }
+
+    #[test]
+    fn programs_that_speak_geneve_are_where_the_nodes_addresses_are() {
+        let by = |by| Tunnel::Geneve { port: 6081, by };
+        let mut current = Current::default();
+        current.network.addresses.extend(NODE.iter().map(|address| (address, 3)));
+        current.network.addresses.insert([192, 0, 2, 1].into(), 4);
+        let first = operations(&planned(&current, by(GeneveBy::Programs)));
+        for wanted in [
+            Operation::CreateTunnel(TunnelSpec { kind: TunnelKind::Pair, mtu: FIRST_MTU }),
+            Operation::TunnelSources(NODE),
+            Operation::AttachUnderlay(3),
+        ] {
+            assert!(first.contains(&wanted), "{wanted:?} is not in {first:?}");
+        }
+        first.iter().for_each(|operation| current.record(operation));
+        assert_eq!(operations(&planned(&current, by(GeneveBy::Programs))), []);
+        // An address moves; another is nowhere.
+        current.network.addresses.insert(NODE.v4.unwrap().into(), 5);
+        current.network.addresses.remove(&IpAddr::from(NODE.v6.unwrap()));
+        let moved = planned(&current, by(GeneveBy::Programs));
+        assert_eq!(operations(&moved), [Operation::DetachUnderlay(3), Operation::AttachUnderlay(5)]);
+        assert!(moved.failures.contains_key(&Object::Node("underlay")));
+        // Nothing of it stays in any other mode.
+        for other in [Tunnel::Disabled, Tunnel::Vxlan { port: 8472 }, by(GeneveBy::Device)] {
+            let plan = planned(&current, other);
+            let all = operations(&plan);
+            assert!(all.contains(&Operation::DetachUnderlay(3)), "{all:?}");
+            assert!(all.contains(&Operation::TunnelSources(NodeAddresses::default())), "{all:?}");
+            assert!(plan.failures.is_empty());
         }
     }
 }

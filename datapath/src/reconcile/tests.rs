@@ -1,7 +1,7 @@
 use super::*;
-use crate::Tunnel;
 use crate::current::{Attachment, Current};
 use crate::fake::Fake;
+use crate::{NodeAddresses, Tunnel};
 use ipnetwork::IpNetwork;
 use model::desired::{Endpoint, LinkIntent};
 use model::{Direction, Mac, PolicyEntry, PolicyKey, PolicyMap};
@@ -10,7 +10,8 @@ use proptest::prelude::*;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 
-const SETTINGS: Settings = Settings { masquerade: true, tunnel: Tunnel::Vxlan { port: 8472 } };
+const SETTINGS: Settings =
+    Settings { masquerade: true, tunnel: Tunnel::Vxlan { port: 8472 }, node: NodeAddresses { v4: None, v6: None } };
 
 fn endpoint(id: u16, name: u8, identity: u32, address: u8) -> Endpoint {
     Endpoint {

@@ -1,20 +1,37 @@
 //! Two nodes on one underlay: containers, hosts, and strangers who send tunnel packets.
 
 use crate::lab::{
-    Container, GATEWAY4, Node, PATIENCE, config, eventually, in_node, ip, move_link, net, policy, remove,
+    Container, GATEWAY4, Node, PATIENCE, config, eventually, in_node, ip, move_link, net, policy, remove, run,
 };
 use crate::traffic::{Answer, Here, Hope, echo, is_cut, talk, tcp, tcp_stream, udp};
 use datapath::netns::Namespace;
-use datapath::{Attach, Config, Tunnel};
+use datapath::{Attach, Config, GeneveBy, NodeAddresses, Tunnel, features};
 use model::desired::{Datapath, IpcacheEntry};
 use model::{EndpointId, Identity, Protocol};
 use nix::sched::{CloneFlags, setns};
+use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Instant;
 
-const PORT: u16 = 8472;
+const VXLAN: Tunnel = Tunnel::Vxlan { port: 8472 };
+const GENEVE_PORT: u16 = 6081;
+const BY_PROGRAMS: Tunnel = Tunnel::Geneve { port: GENEVE_PORT, by: GeneveBy::Programs };
+const BY_DEVICE: Tunnel = Tunnel::Geneve { port: GENEVE_PORT, by: GeneveBy::Device };
+
+/// What the two nodes speak: each pair that understands each other, as far as this kernel has the devices.
+fn modes() -> Vec<[Tunnel; 2]> {
+    let (device, programs) = (features::geneve_device().is_ok(), features::changes_family().unwrap());
+    let mut modes = vec![[VXLAN; 2]];
+    modes.extend(programs.then_some([BY_PROGRAMS; 2]));
+    modes.extend(device.then_some([BY_DEVICE; 2]));
+    if device && programs {
+        modes.extend([[BY_PROGRAMS, BY_DEVICE], [BY_DEVICE, BY_PROGRAMS]]);
+    }
+    modes
+}
+
 /// Underlay addresses, by node.
 const NODES: [(Ipv4Addr, Ipv6Addr); 2] = [
     (Ipv4Addr::new(172, 31, 0, 1), Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1)),
@@ -60,23 +77,29 @@ struct Cluster {
     underlay: Underlay,
 }
 
-fn tunnelled(bpffs: &Path) -> Config {
-    Config { tunnel: Tunnel::Vxlan { port: PORT }, ..config(bpffs) }
+/// Connects the two nodes.
+fn join(there: &Namespace) {
+    ip("link add uplink0 type veth peer name uplink1");
+    move_link("uplink1", there);
+    for (n, (v4, v6)) in NODES.iter().enumerate() {
+        let _visit = (n == 1).then(|| Visit::to(there));
+        ip(&format!("addr add {v4}/24 dev uplink{n}"));
+        ip(&format!("addr add {v6}/64 dev uplink{n} nodad"));
+        ip(&format!("link set uplink{n} up"));
+    }
 }
 
 impl Cluster {
-    async fn start(bpffs: &Path, underlay: Underlay, attach: Attach) -> Cluster {
+    async fn start(bpffs: &Path, underlay: Underlay, attach: Attach, tunnels: [Tunnel; 2]) -> Cluster {
         let there = Namespace::create().unwrap();
-        ip("link add uplink0 type veth peer name uplink1");
-        move_link("uplink1", &there);
+        join(&there);
         let mut nodes = Vec::new();
-        for (n, (v4, v6)) in NODES.iter().enumerate() {
+        for n in 0..NODES.len() {
             let _visit = (n == 1).then(|| Visit::to(&there));
             ip("link set lo up");
-            ip(&format!("addr add {v4}/24 dev uplink{n}"));
-            ip(&format!("addr add {v6}/64 dev uplink{n} nodad"));
-            ip(&format!("link set uplink{n} up"));
-            let config = Config { attach, ..tunnelled(&bpffs.join(n.to_string())) };
+            let (v4, v6) = NODES[n];
+            let node = NodeAddresses { v4: Some(v4), v6: Some(v6) };
+            let config = Config { attach, node, tunnel: tunnels[n], ..config(&bpffs.join(n.to_string())) };
             std::fs::create_dir_all(&config.bpffs).unwrap();
             let mut node = Node::start(config).await;
             // What an IPv6 underlay of 1500 leaves.
@@ -89,6 +112,11 @@ impl Cluster {
             cluster.nodes[n].must(|desired| cluster.introduce(n, desired)).await;
         }
         cluster
+    }
+
+    /// Makes the underlay anew.
+    fn join(&self) {
+        join(&self.there);
     }
 
     /// What node `n` knows of both nodes.
@@ -136,10 +164,13 @@ impl Cluster {
     }
 }
 
-/// A test on two nodes, once for each family of the underlay.
+/// A test on two nodes, once for each mode and each family of the underlay.
 fn in_cluster<F: Future<Output = ()>>(test: impl Fn(Cluster) -> F + Send + Sync) {
-    for underlay in [Underlay::V4, Underlay::V6] {
-        in_node(async |bpffs| test(Cluster::start(&bpffs, underlay, Attach::Auto).await).await);
+    for tunnels in modes() {
+        for underlay in [Underlay::V4, Underlay::V6] {
+            eprintln!("{tunnels:?} over {underlay:?}");
+            in_node(async |bpffs| test(Cluster::start(&bpffs, underlay, Attach::Auto, tunnels).await).await);
+        }
     }
 }
 
@@ -209,8 +240,8 @@ fn nobody_but_a_node_speaks_through_the_tunnel() {
         let received = || receiver.recv(&mut [0; 64]).is_ok();
         let send = |from: IpAddr, identity: u32, source: IpAddr| {
             let socket = UdpSocket::bind((from, 0)).unwrap();
-            let frame = vxlan(identity, source, b.v4(), 9000);
-            socket.send_to(&frame, (cluster.underlay.of(1), PORT)).unwrap();
+            let (port, frame) = tunnelled(cluster.nodes[1].config.tunnel, identity, source, b.v4());
+            socket.send_to(&frame, (cluster.underlay.of(1), port)).unwrap();
         };
         send(cluster.underlay.of(0), 300, a.v4());
         assert!(received(), "what is sent is what a node would send");
@@ -228,10 +259,10 @@ fn nobody_but_a_node_speaks_through_the_tunnel() {
         refused(132, cluster.underlay.of(0), 301, b.v4());
         refused(132, cluster.underlay.of(0), 300, GATEWAY4.into());
         // Nor does a container write into the tunnel.
-        let frame = vxlan(301, a.v4(), b.v4(), 9000);
+        let (port, frame) = tunnelled(cluster.nodes[1].config.tunnel, 301, a.v4(), b.v4());
         let socket = a.namespace.run(|| UdpSocket::bind((a.v4(), 0))).unwrap().unwrap();
         let before = cluster.dropped(0, 170);
-        socket.send_to(&frame, (IpAddr::from(NODES[1].0), PORT)).unwrap();
+        socket.send_to(&frame, (IpAddr::from(NODES[1].0), port)).unwrap();
         eventually("it is refused", || cluster.dropped(0, 170) > before);
         // And the bare packet from the underlay is no better.
         let way = format!("route replace {}/32 via {} dev uplink0", b.v4(), NODES[1].0);
@@ -244,10 +275,19 @@ fn nobody_but_a_node_speaks_through_the_tunnel() {
     });
 }
 
-/// VXLAN header, Ethernet frame, IPv4 datagram.
-fn vxlan(identity: u32, source: IpAddr, destination: IpAddr, port: u16) -> Vec<u8> {
+/// The tunnel's port, and what goes there to be taken for a datagram to port 9000.
+fn tunnelled(tunnel: Tunnel, identity: u32, source: IpAddr, destination: IpAddr) -> (u16, Vec<u8>) {
+    match tunnel {
+        Tunnel::Vxlan { port } => (port, frame([8, 0, 0, 0], identity, source, destination, 9000)),
+        Tunnel::Geneve { port, .. } => (port, frame([0, 0, 0x65, 0x58], identity, source, destination, 9000)),
+        Tunnel::Disabled => panic!("there is no tunnel"),
+    }
+}
+
+/// The start of a tunnel header, the network identifier, Ethernet frame, IPv4 datagram.
+fn frame(header: [u8; 4], identity: u32, source: IpAddr, destination: IpAddr, port: u16) -> Vec<u8> {
     let (IpAddr::V4(source), IpAddr::V4(destination)) = (source, destination) else { panic!("IPv4") };
-    let mut bytes = [8, 0, 0, 0].to_vec();
+    let mut bytes = header.to_vec();
     bytes.extend((identity << 8).to_be_bytes());
     bytes.extend([2, 9, 9, 9, 9, 9, 2, 9, 9, 9, 9, 8, 8, 0]);
     let mut header = [0x45, 0, 0, 33, 0, 1, 0, 0, 64, 17, 0, 0].to_vec();
@@ -299,9 +339,10 @@ fn a_node_that_is_gone_is_heard_no_more() {
 #[test]
 #[ignore = "needs root: make test"]
 fn no_packet_between_nodes_is_lost_over_restarts() {
-    for attach in [Attach::Auto, Attach::Clsact] {
+    let modes = modes().into_iter().flat_map(|tunnels| [(Attach::Auto, tunnels), (Attach::Clsact, tunnels)]);
+    for (attach, tunnels) in modes {
         in_node(async |bpffs| {
-            let mut cluster = Cluster::start(&bpffs, Underlay::V4, attach).await;
+            let mut cluster = Cluster::start(&bpffs, Underlay::V4, attach, tunnels).await;
             let (a, b) = (cluster.container(0, 1, 300).await, cluster.container(1, 513, 301).await);
             let rules = [(300, Protocol::TCP, Some(80)), (300, Protocol::UDP, None)];
             cluster.nodes[1].must(|desired| drop(desired.policies.insert(Identity(301), policy(&rules)))).await;
@@ -326,7 +367,7 @@ fn no_packet_between_nodes_is_lost_over_restarts() {
 #[ignore = "needs root: make test"]
 fn the_tunnel_device_is_kept_and_goes_with_the_setting() {
     in_node(async |bpffs| {
-        let mut cluster = Cluster::start(&bpffs, Underlay::V4, Attach::Auto).await;
+        let mut cluster = Cluster::start(&bpffs, Underlay::V4, Attach::Auto, [VXLAN; 2]).await;
         let (a, b) = (cluster.container(0, 1, 300).await, cluster.container(1, 513, 301).await);
         let reaches = || tcp(&a.namespace, &b.namespace, b.v4(), 80, Hope::Dropped);
         ip("link del cilium_vxlan");
@@ -348,5 +389,77 @@ fn the_tunnel_device_is_kept_and_goes_with_the_setting() {
         assert!(!ip("link show").contains("cilium_vxlan"));
         assert_eq!(cluster.nodes[0].handle().tables.tunnel().unwrap(), []);
         assert!(!reaches());
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn programs_that_speak_geneve_come_and_go_with_the_setting() {
+    for attach in [Attach::Auto, Attach::Clsact] {
+        in_node(async |bpffs| {
+            let mut cluster = Cluster::start(&bpffs, Underlay::V4, attach, [BY_PROGRAMS; 2]).await;
+            let (a, b) = (cluster.container(0, 1, 300).await, cluster.container(1, 513, 301).await);
+            let reaches = || tcp(&a.namespace, &b.namespace, b.v4(), 80, Hope::Dropped);
+            let on_the_uplink = |bpffs: &Path| {
+                let filters = run("tc", "filter show dev uplink0 ingress");
+                let pins = std::fs::read_dir(bpffs.join("0/cilium/links")).unwrap();
+                let pinned = pins.filter(|pin| pin.as_ref().unwrap().file_name().to_string_lossy().starts_with("dev"));
+                (filters.contains("from_underlay"), pinned.count())
+            };
+            let filtered = attach == Attach::Clsact;
+            assert_eq!(on_the_uplink(&bpffs), (filtered, 1));
+            assert!(reaches());
+            let raised = || ip("link show").lines().any(|l| l.contains("cilium_geneve@") && l.contains(",UP,LOWER_UP"));
+            ip("link del cilium_geneve");
+            assert!(reaches(), "containers do without it");
+            eventually("the pair comes back", raised);
+            ip("link set cilium_geneve down");
+            eventually("it is taken up", raised);
+            // The uplink is made anew: what was on it is gone, and comes back with its address.
+            ip("link del uplink0");
+            cluster.join();
+            eventually("the new uplink has the program", reaches);
+            assert_eq!(on_the_uplink(&bpffs), (filtered, 1));
+            // One node after the other speaks something else.
+            for n in 0..2 {
+                cluster.nodes[n].config.tunnel = VXLAN;
+                cluster.restart(n).await;
+            }
+            eventually("over the other tunnel", reaches);
+            assert_eq!(on_the_uplink(&bpffs), (false, 0));
+            assert!(!ip("link show").contains("cilium_geneve"));
+            for n in 0..2 {
+                cluster.nodes[n].config.tunnel = BY_PROGRAMS;
+                cluster.restart(n).await;
+            }
+            eventually("and back", reaches);
+            assert!(!ip("link show").contains("cilium_vxlan"));
+            cluster.nodes[0].handle = None;
+            let report = datapath::cleanup::cleanup(&bpffs.join("0"), datapath::cleanup::What::ALL);
+            assert_eq!(report.failed, Vec::<String>::new());
+            assert!(!run("tc", "filter show dev uplink0 ingress").contains("from_underlay"));
+            assert!(!ip("link show").contains("cilium_geneve"));
+        });
+    }
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn large_streams_and_datagrams_pass_every_mode() {
+    in_cluster(async |cluster| {
+        let (a, b) = (cluster.container(0, 1, 300).await, cluster.container(1, 513, 301).await);
+        for there in b.addresses() {
+            // Long enough to be sent in pieces that are cut late or not at all.
+            let (mut client, mut server) = tcp_stream(&a.namespace, &b.namespace, there, 80, Hope::Passes).unwrap();
+            let sent: Vec<u8> = (0..4_000_000u32).map(|n| (n % 251) as u8).collect();
+            let reader = std::thread::spawn(move || {
+                let mut received = vec![0; 4_000_000];
+                server.set_read_timeout(Some(PATIENCE)).unwrap();
+                server.read_exact(&mut received).map(|()| received)
+            });
+            client.write_all(&sent).unwrap();
+            assert!(reader.join().unwrap().unwrap() == sent, "{there}");
+            assert!(udp(&a.namespace, &b.namespace, there, 53, 20_000, Hope::Passes), "{there}, in many fragments");
+        }
     });
 }

@@ -37,6 +37,7 @@ fn status() -> Status {
         container_runtime: ok("docker 20.10.24"),
         docker_plugin: ok("/run/docker/plugins/cilium.sock"),
         datapath: ok("tcx"),
+        routing: Part { state: State::Ok, msg: "vxlan, UDP port 8472".to_owned() },
         masquerade: Part { state: State::Disabled, msg: String::new() },
         cluster_health: ok("3/3 reachable   (2026-11-21T00:00:00.000Z, every 66s)"),
         ipam: IpamStatus {
@@ -78,6 +79,7 @@ ContainerRuntime:       Ok   docker 20.10.24
 DockerPlugin:           Ok   /run/docker/plugins/cilium.sock
 Datapath:               Ok   tcx
 Masquerading:           Disabled
+Routing:                Ok   vxlan, UDP port 8472
 Cilium:                 Ok   OK
 NodeMonitor:            Listening for events on 2 CPUs with 1x8388608 of shared memory
                         0 events lost, 1 unknown notifications

@@ -12,7 +12,11 @@ use proptest::strategy::{Just, Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 use std::time::Instant;
 
-const SETTINGS: Settings = Settings { masquerade: false, tunnel: crate::Tunnel::Vxlan { port: 8472 } };
+const SETTINGS: Settings = Settings {
+    masquerade: false,
+    tunnel: crate::Tunnel::Vxlan { port: 8472 },
+    node: crate::NodeAddresses { v4: None, v6: None },
+};
 
 /// Runs `test` on a thread with namespaces of its own and a BPF file system in them; the kernel takes all away with it.
 pub(crate) fn on_own_kernel(test: impl FnOnce(Arc<Maps>, Programs) + Send) {
