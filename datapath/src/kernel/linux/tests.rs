@@ -105,6 +105,40 @@ fn a_foreign_device_in_the_way_is_a_failure_of_that_endpoint_alone() {
     });
 }
 
+/// Many amendments go together; one that cannot be had takes nothing from the others, and leaves nothing behind.
+#[test]
+#[ignore = "needs root: make test"]
+fn an_amendment_at_fault_fails_alone() {
+    use crate::current::PolicyId;
+    use crate::maps::policy;
+    use model::{Direction, Identity, PolicyEntry, PolicyKey, PolicyMap};
+    let about = |peers: std::ops::Range<u32>| -> PolicyMap {
+        let key = |peer| PolicyKey::any_port(Direction::Ingress, Identity(peer));
+        peers.map(|peer| (key(peer), PolicyEntry::ALLOW)).collect()
+    };
+    on_own_kernel(|maps, _| {
+        let (former, small, large) = (about(300..303), about(302..310), about(302..302 + 4096));
+        let ids = [1, 2, 3, 4].map(PolicyId);
+        for id in &ids[..3] {
+            policy::write(&maps, *id, Identity(900 + id.0), &former).unwrap();
+        }
+        let said = |id: &PolicyId| policy::read(&maps).unwrap().policies.get(id).map(|held| held.map.clone());
+        let all = ids.map(|id| (id, &former, &small));
+        let results = policy::amend_all(&maps, &all);
+        assert_eq!(results.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, true, true, false]);
+        assert!(ids[..3].iter().all(|id| said(id).is_some_and(|map| map.has_same_entries(&small))));
+        assert!(said(&ids[3]).is_none());
+        // The table has room for 4096 entries.
+        let results = policy::amend_all(&maps, &[(ids[0], &small, &former), (ids[1], &small, &large)]);
+        assert!(results[0].is_ok() && matches!(results[1], Err(crate::maps::MapError::Full { .. })), "{results:?}");
+        assert!(said(&ids[0]).unwrap().has_same_entries(&former));
+        assert!(said(&ids[1]).unwrap().has_same_entries(&small));
+        let results = policy::amend_all(&maps, &[(ids[0], &former, &small), (ids[2], &small, &former)]);
+        assert!(results.iter().all(Result::is_ok));
+        assert!(said(&ids[0]).unwrap().has_same_entries(&small) && said(&ids[2]).unwrap().has_same_entries(&former));
+    });
+}
+
 fn ip(arguments: &str) {
     let status = std::process::Command::new("ip").args(arguments.split_whitespace()).status().unwrap();
     assert!(status.success(), "ip {arguments}");
