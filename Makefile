@@ -3,7 +3,7 @@ BIN := target/dist
 CARGO := PATH="$$PATH:$${CARGO_HOME:-$$HOME/.cargo}/bin" cargo
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 setup: ## install what is missing (apt, rustup)
 	@contrib/setup.sh
@@ -26,6 +26,9 @@ lab-down: ## take the lab away
 test: setup ## the whole test suite (needs root)
 	@contrib/test.sh
 
+test-kernels: setup ## what loads packet programs, on Debian's 6.1 and 6.12 in virtual machines (needs root; slow)
+	@contrib/test-kernels.sh $(FILTER)
+
 check: setup ## formatting, clippy, fences, generated files
 	$(CARGO) fmt --all -- --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
@@ -39,4 +42,4 @@ install: build ## binaries to /usr/local/bin, systemd units
 	install -m 755 $(BIN)/cilium $(BIN)/cilium-agent /usr/local/bin/
 	install -m 644 daemon/systemd/*.service /etc/systemd/system/
 
-.PHONY: help setup build demo demo-down lab lab-down test check bench install
+.PHONY: help setup build demo demo-down lab lab-down test test-kernels check bench install
