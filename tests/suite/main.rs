@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod coordination;
+mod deployments;
 mod docker;
 mod events;
 mod failures;
