@@ -78,3 +78,56 @@ fn a_node_that_is_cut_off_is_seen_to_be_and_heals() -> Result<()> {
     }
     Ok(())
 }
+
+/// What a container reaches of the nodes themselves is decided by policy, in either family: the port that answers to
+/// probes, on its own node, on another and in that one's health endpoint, and etcd's.
+#[test]
+#[ignore = "needs root: make test"]
+fn containers_reach_nodes_only_as_policy_says() -> Result<()> {
+    let nodes = Nodes::start(&Engine::installed(), 2, &["--tunnel", "vxlan", "--health-interval", "1"])?;
+    nodes.know_each_other()?;
+    let one = &nodes.worlds[0];
+    one.network()?;
+    let app = one.container("app1")?;
+    one.endpoints_ready(1)?;
+    all_reached(one, 2)?;
+    let endpoint = paths(&health_of(one, "node2")?).iter().find_map(|(end, path)| {
+        let ip = path["ip"].as_str().filter(|ip| *end == "health-endpoint" && ip.contains('.'))?;
+        Some(ip.to_owned())
+    });
+    let endpoint = endpoint.context("node 2 has no health endpoint")?;
+    let inside = endpoint.rsplit_once('.').map(|(part, _)| format!("{part}.1")).context("no address")?;
+    let urls = |host: &str, port: u16| format!("http://{host}:{port}/");
+    let host = [urls("172.31.78.11", 4240), urls("[fd78::11]", 4240)];
+    let remote = [urls("172.31.78.12", 4240), urls("[fd78::12]", 4240)];
+    let health = [urls(&endpoint, 4240)];
+    // An answer with 404 is one: the port was reached.
+    let reaches = |url: &String| app.run(&["curl", "-s", "-o", "/dev/null", "--max-time", "3", url]).is_ok();
+    let expect = |what: &str, urls: &[String], expected: bool| {
+        for url in urls {
+            eventually(Duration::from_secs(30), &format!("{what} {url} to be reached: {expected}"), || {
+                ensure!(reaches(url) == expected);
+                Ok(())
+            })?;
+        }
+        Ok::<(), anyhow::Error>(())
+    };
+    let etcd = [urls("172.31.78.2", 2379)];
+    let all = [&host[..], &remote, &health, &etcd].concat();
+    expect("without rules", &all, true)?;
+    let rule = |entities: &[&str]| serde_json::json!([{"endpointSelector": {"matchLabels": {"id": "app1"}}, "egress": [{"toEntities": entities}]}]);
+    let import = |entities: &[&str]| -> Result<()> {
+        one.agent.cilium(&["policy", "delete", "--all"])?;
+        one.agent.import(&rule(entities)).map(drop)
+    };
+    import(&["init"])?;
+    expect("with nothing allowed", &all, false)?;
+    ensure!(app.run(&["ping", "-c1", "-W1", &inside]).is_err(), "the other node by its address inside the tunnel");
+    import(&["remote-node"])?;
+    expect("with remote-node allowed", &remote, true)?;
+    expect("with remote-node allowed", &[&host[..], &health, &etcd].concat(), false)?;
+    import(&["health"])?;
+    expect("with health allowed", &health, true)?;
+    expect("with health allowed", &[&host[..], &remote].concat(), false)?;
+    Ok(())
+}
