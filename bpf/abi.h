@@ -280,7 +280,8 @@ struct runtime {
 	/* What this node's packets through a tunnel without a device have as outer source; all 0: not known. */
 	__be32 tunnel4;
 	__u8 tunnel6[16];
-	__u32 pad[9];
+	__u32 tunnel_mtu; /* largest packet that the tunnel takes, 0: not known */
+	__u32 pad[8];
 };
 
 /* ---- cilium_events: RINGBUF of event ------------------------------------------------------------------------------- */
@@ -296,7 +297,9 @@ enum observation_point {
 	POINT_TO_ENDPOINT = 0,
 	POINT_TO_HOST = 2,
 	POINT_TO_STACK = 3,
+	POINT_TO_OVERLAY = 4,
 	POINT_FROM_ENDPOINT = 5, /* of drops: while leaving a container */
+	POINT_FROM_OVERLAY = 9,
 };
 
 enum ct_state {

@@ -75,7 +75,7 @@ SEC("classifier/to_container") int to_container(struct __sk_buff *skb)
 
 SEC("classifier/from_overlay") int from_overlay(struct __sk_buff *skb)
 {
-	struct packet p = { .point = POINT_TO_ENDPOINT, .direction = DIRECTION_INGRESS };
+	struct packet p = { .point = POINT_FROM_OVERLAY, .direction = DIRECTION_INGRESS };
 	__u32 reason;
 	__be16 type;
 
@@ -94,7 +94,7 @@ SEC("classifier/from_overlay") int from_overlay(struct __sk_buff *skb)
 
 SEC("classifier/to_overlay") int to_overlay(struct __sk_buff *skb)
 {
-	struct packet p = { .point = POINT_TO_STACK, .direction = DIRECTION_EGRESS };
+	struct packet p = { .point = POINT_TO_OVERLAY, .direction = DIRECTION_EGRESS };
 	__be16 type;
 
 	if (geneve != GENEVE_PROGRAMS && likely(tunnel_is_addressed(skb)))

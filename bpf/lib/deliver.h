@@ -6,6 +6,7 @@
 #include "drop.h"
 #include "endpoints.h"
 #include "geneve.h"
+#include "runtime.h"
 #include "tunnel.h"
 
 /* One hop less; false when none is left. IPv4's checksum follows (RFC 1624). */
@@ -56,9 +57,38 @@ static __always_inline int deliver_local(struct __sk_buff *skb, struct packet *p
 	return bpf_redirect_peer(ifindex_of_slot(slot), 0);
 }
 
+/* Where the length of a TCP header is told, in the upper four bits in units of 4. */
+#define TCP_LENGTH_AT 12
+
+/* What a packet that will be cut into segments has of IP in each: the headers and the segment. */
+static __always_inline __u32 segment_length(struct __sk_buff *skb, const struct packet *p)
+{
+	__u8 length = 0;
+
+	if (p->protocol != IPPROTO_TCP)
+		return p->transport - ETH_HLEN + 8 + skb->gso_size;
+	bpf_skb_load_bytes(skb, p->transport + TCP_LENGTH_AT, &length, sizeof(length));
+	return p->transport - ETH_HLEN + (length >> 4) * 4 + skb->gso_size;
+}
+
+/*
+ * Whether the tunnel takes no packet as large. Pieces of datagrams go on as they are, in outer pieces where the underlay
+ * makes some: the stack might wait for all pieces of a datagram, and the last one is never too large.
+ */
+static __always_inline bool exceeds_tunnel(struct __sk_buff *skb, const struct packet *p)
+{
+	const struct runtime *run = runtime();
+	const __u32 mtu = run ? run->tunnel_mtu : 0;
+
+	if (!mtu || skb->len <= ETH_HLEN + mtu || p->fragment)
+		return false;
+	return !skb->gso_size || segment_length(skb, p) > mtu;
+}
+
 /*
  * Into the tunnel, to the node that the destination is behind; the sender's identity goes with it. One hop less, as
- * between two containers here.
+ * between two containers here. What is too large for the tunnel goes to the stack, as what has no hop left: its route to
+ * that prefix leads into the same device, so it answers with the ICMP error, or cuts the packet up.
  */
 __noinline int deliver_to_node(struct __sk_buff *skb, struct packet *p)
 {
@@ -69,6 +99,8 @@ __noinline int deliver_to_node(struct __sk_buff *skb, struct packet *p)
 	if (!p)
 		return TC_ACT_SHOT;
 	v6 = is_ipv6(p);
+	if (geneve != GENEVE_PROGRAMS && unlikely(exceeds_tunnel(skb, p)))
+		return deliver_to_stack(skb);
 	ip = packet_start(skb) + ETH_HLEN;
 	if (ip + (v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) > packet_end(skb))
 		return drop(skb, p, DROP_INVALID_PACKET);

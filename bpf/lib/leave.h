@@ -24,7 +24,8 @@ static __noinline int leave_report(struct __sk_buff *skb, struct packet *p, cons
 	p->destination_slot = entry->slot[other & 1];
 	p->destination_identity = to ? to->identity : entry->stamp[other & 1];
 	p->direction = to ? DIRECTION_EGRESS | DIRECTION_INGRESS : DIRECTION_EGRESS;
-	p->point = to				      ? POINT_TO_ENDPOINT :
+	p->point = to					    ? POINT_TO_ENDPOINT :
+		   entry->flags & CT_TUNNEL		    ? POINT_TO_OVERLAY :
 		   p->destination_identity == IDENTITY_HOST ? POINT_TO_HOST :
 							      POINT_TO_STACK;
 	return emit(skb, p, EVENT_TRACE, 0);

@@ -62,7 +62,8 @@ struct packet {
 	__u8 hairpin; /* bool: the other end is a local endpoint, but reached by way of the host's stack */
 	__u8 tunnel; /* bool: the other end is reached through the tunnel */
 	__u8 unheard; /* bool: the destination is behind another node and nobody's as far as is known here */
-	__u8 pad[2];
+	__u8 fragment; /* bool: a piece of a datagram */
+	__u8 pad;
 	__u32 node; /* number of the node that the other end is behind */
 	/* What a verdict rests on: policies of the ends that are judged here (0: none), state of the ipcache it used. */
 	__u32 source_policy;

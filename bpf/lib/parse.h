@@ -154,6 +154,7 @@ static __always_inline __u32 parse_payload(struct __sk_buff *skb, struct packet 
 {
 	__u32 reason;
 
+	p->fragment = is_fragment(f);
 	if (f->offset) {
 		/* A quoted later fragment says nothing of its flow. */
 		if (quoted)

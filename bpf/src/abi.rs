@@ -356,7 +356,8 @@ pub struct Runtime {
     pub monitor: u32,
     pub tunnel4: Be32,
     pub tunnel6: [u8; 16usize],
-    pub pad: [u32; 9usize],
+    pub tunnel_mtu: u32,
+    pub pad: [u32; 8usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -366,7 +367,8 @@ const _: () = {
     ["Offset of field: Runtime::monitor"][::core::mem::offset_of!(Runtime, monitor) - 4usize];
     ["Offset of field: Runtime::tunnel4"][::core::mem::offset_of!(Runtime, tunnel4) - 8usize];
     ["Offset of field: Runtime::tunnel6"][::core::mem::offset_of!(Runtime, tunnel6) - 12usize];
-    ["Offset of field: Runtime::pad"][::core::mem::offset_of!(Runtime, pad) - 28usize];
+    ["Offset of field: Runtime::tunnel_mtu"][::core::mem::offset_of!(Runtime, tunnel_mtu) - 28usize];
+    ["Offset of field: Runtime::pad"][::core::mem::offset_of!(Runtime, pad) - 32usize];
 };
 pub const EVENT_DROP: EventKind = 1;
 pub const EVENT_TRACE: EventKind = 4;
@@ -375,7 +377,9 @@ pub type EventKind = u32;
 pub const POINT_TO_ENDPOINT: ObservationPoint = 0;
 pub const POINT_TO_HOST: ObservationPoint = 2;
 pub const POINT_TO_STACK: ObservationPoint = 3;
+pub const POINT_TO_OVERLAY: ObservationPoint = 4;
 pub const POINT_FROM_ENDPOINT: ObservationPoint = 5;
+pub const POINT_FROM_OVERLAY: ObservationPoint = 9;
 pub type ObservationPoint = u32;
 pub const CT_NEW: CtState = 0;
 pub const CT_ESTABLISHED: CtState = 1;

@@ -2,9 +2,12 @@
 //!
 //! After `load` nobody reads the environment any more. All faults are told at once, each with the place it was found at.
 
+mod native;
 mod ranges;
 pub mod settings;
 pub mod source;
+
+pub use native::Native;
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use model::label_filter::LabelFilter;
@@ -114,6 +117,7 @@ pub struct Config {
     pub log_format: LogFormat,
     pub masquerade: bool,
     pub monitor_aggregation: datapath::Aggregation,
+    pub native: Native,
     /// `None`: the uplink's.
     pub mtu: Option<u32>,
     /// How long another node is believed in after its records went.
@@ -261,6 +265,10 @@ fn validate(
         reader.fault("cluster-id", "only 0 is possible in this build");
     }
     let kvstore = kvstore(&mut reader);
+    let tunnel = tunnel(&mut reader, &kvstore);
+    let ipv4 = family(&mut reader, "enable-ipv4", "ipv4-range", check_ipv4, ranges::IPV4);
+    let ipv6 = family(&mut reader, "enable-ipv6", "ipv6-range", check_ipv6, ranges::IPV6);
+    let native = Native::read(&mut reader, tunnel, &kvstore, (ipv4.as_ref(), ipv6.as_ref()));
     let config = Config {
         allow_localhost: reader.choice(
             "allow-localhost",
@@ -287,10 +295,11 @@ fn validate(
             ],
             policy::Enforcement::Default,
         ),
-        ipv4: family(&mut reader, "enable-ipv4", "ipv4-range", check_ipv4, ranges::IPV4),
-        ipv6: family(&mut reader, "enable-ipv6", "ipv6-range", check_ipv6, ranges::IPV6),
+        ipv4,
+        ipv6,
+        native,
         health: health(&mut reader, &kvstore),
-        tunnel: tunnel(&mut reader, &kvstore),
+        tunnel,
         kvstore,
         label_filter: label_filter(&mut reader),
         lib_dir: reader.path("lib-dir"),

@@ -53,6 +53,7 @@ impl Kernel {
             policy_max: config.policy_max,
             ipcache_max: config.ipcache_max,
             masquerade: config.masquerade,
+            native: config.native.prefixes.clone(),
             monitor_aggregation: config.monitor_aggregation,
             tunnel: match config.tunnel {
                 Tunnel::Disabled => datapath::Tunnel::Disabled,
@@ -117,12 +118,13 @@ pub enum HostError {
 }
 
 impl Host {
-    /// Feeds what is there now; what is returned follows the changes.
+    /// Feeds what is there now; what is returned follows the changes. `node`: by which others reach this one.
     pub async fn begin(
         inputs: Inputs,
+        node: Option<IpAddr>,
         shutdown: CancellationToken,
     ) -> Result<impl Future<Output = Result<(), HostError>>, HostError> {
-        let watched = datapath::addresses::watch(shutdown.clone())?;
+        let watched = datapath::addresses::watch(node, shutdown.clone())?;
         let host = Host { inputs };
         let (mut addresses, mut mtu) = (watched.addresses, watched.uplink_mtu);
         let (now, now_mtu) = (addresses.borrow_and_update().clone(), *mtu.borrow_and_update());

@@ -302,6 +302,7 @@ fn state_config(config: &Config, node: &Node) -> state::Config {
             Tunnel::Vxlan | Tunnel::Geneve if node.ipv4.is_some() => Some(TUNNEL_OVERHEAD_V4),
             Tunnel::Vxlan | Tunnel::Geneve => Some(TUNNEL_OVERHEAD_V6),
         },
+        direct_routes: config.native.direct_routes,
         label_filter: config.label_filter.clone(),
         policy: policy::Options { enforcement: config.enforcement, allow_localhost: config.allow_localhost },
         quarantine: state::QUARANTINE,
@@ -446,7 +447,12 @@ async fn start_datapath(
     controllers: &Controllers,
     kernel: &watch::Sender<Option<Kernel>>,
 ) -> anyhow::Result<()> {
-    let host = crate::kernel::Host::begin(inputs.clone(), working.token()).await?;
+    let host = crate::kernel::Host::begin(
+        inputs.clone(),
+        node.ipv4.map(IpAddr::V4).or(node.ipv6.map(IpAddr::V6)),
+        working.token(),
+    )
+    .await?;
     working.spawn("host addresses", |_| host);
     let (desired_sender, desired) = watch::channel(Arc::default());
     let snapshots = outputs.clone();

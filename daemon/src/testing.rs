@@ -38,6 +38,7 @@ impl Brain {
             mtu: None,
             kvstore: std::collections::BTreeSet::new(),
             tunnel_overhead: None,
+            direct_routes: false,
             label_filter: LabelFilter::default(),
             policy: policy::Options::default(),
             quarantine: state::QUARANTINE,

@@ -18,6 +18,9 @@ use tokio_util::sync::CancellationToken;
 /// Changes come in bursts; they are looked at together.
 const SETTLE: Duration = Duration::from_millis(100);
 
+/// The number of the loopback device in every namespace.
+const LOOPBACK: u32 = 1;
+
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
     #[error("listen to changes of addresses")]
@@ -31,17 +34,19 @@ pub enum WatchError {
 pub struct Watched {
     /// Every address of the node that another machine or a container could use: no loopback, no link-local one.
     pub addresses: watch::Receiver<BTreeSet<IpAddr>>,
-    /// MTU in bytes of the device that the default route leaves by; `None`: there is no default route.
+    /// MTU in bytes of the device that has the node's address, else of the one that the default route leaves by; `None`:
+    /// there is neither.
     pub uplink_mtu: watch::Receiver<Option<u32>>,
 }
 
-/// Follows the calling thread's network namespace until shutdown, by a task of the current tokio runtime.
-pub fn watch(shutdown: CancellationToken) -> Result<Watched, WatchError> {
+/// Follows the calling thread's network namespace until shutdown, by a task of the current tokio runtime. `node` is the
+/// address by which other nodes reach this one.
+pub fn watch(node: Option<IpAddr>, shutdown: CancellationToken) -> Result<Watched, WatchError> {
     let groups = [&[LINKS][..], &ADDRESSES, &ROUTES].concat();
     // Listens before it reads: no change falls in between.
     let notices = Notices::open(NETLINK_ROUTE, &groups).map_err(|source| WatchError::Listen { source })?;
     let mut netlink = Netlink::open().map_err(|source| WatchError::Read { source })?;
-    let (addresses, mtu) = read(&mut netlink).map_err(|source| WatchError::Read { source })?;
+    let (addresses, mtu) = read(&mut netlink, node).map_err(|source| WatchError::Read { source })?;
     let (addresses, watched_addresses) = watch::channel(addresses);
     let (mtu, uplink_mtu) = watch::channel(mtu);
     tokio::spawn(async move {
@@ -58,7 +63,7 @@ pub fn watch(shutdown: CancellationToken) -> Result<Watched, WatchError> {
                     _ = notices.next() => {}
                 }
             }
-            match read(&mut netlink) {
+            match read(&mut netlink, node) {
                 Ok((now, now_mtu)) => {
                     addresses.send_if_modified(|held| {
                         held != &now && {
@@ -80,14 +85,17 @@ pub fn watch(shutdown: CancellationToken) -> Result<Watched, WatchError> {
     Ok(Watched { addresses: watched_addresses, uplink_mtu })
 }
 
-fn read(netlink: &mut Netlink) -> Result<(BTreeSet<IpAddr>, Option<u32>), NetlinkError> {
+fn read(netlink: &mut Netlink, node: Option<IpAddr>) -> Result<(BTreeSet<IpAddr>, Option<u32>), NetlinkError> {
     let entries = netlink.dump(routes::list_addresses())?;
     let addresses = entries.iter().filter_map(|entry| match entry {
-        RouteNetlinkMessage::NewAddress(message) => routes::decode_address(message).map(|(_, ip)| ip),
+        RouteNetlinkMessage::NewAddress(message) => routes::decode_address(message),
         _ => None,
     });
-    let addresses = addresses.filter(|ip| is_reachable(*ip)).collect();
-    let mut uplink = None;
+    let addresses: Vec<(u32, IpAddr)> = addresses.filter(|(_, ip)| is_reachable(*ip)).collect();
+    let mut uplink = addresses.iter().find(|(_, ip)| Some(*ip) == node).map(|(device, _)| *device);
+    // An address on the loopback device is announced, and reached by any other.
+    uplink = uplink.filter(|device| *device != LOOPBACK);
+    let addresses = addresses.into_iter().map(|(_, ip)| ip).collect();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         uplink = match uplink {
             None => default_device(netlink, family)?,

@@ -1,6 +1,7 @@
 //! What the datapath is told once, at start.
 
 use crate::netns::Namespace;
+use ipnetwork::IpNetwork;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,6 +21,8 @@ pub struct Config {
     pub ipcache_max: u32,
     /// Masquerade what leaves the node from the pools.
     pub masquerade: bool,
+    /// Prefixes to which the network brings packets of the pools as they are: they are not masqueraded.
+    pub native: Vec<IpNetwork>,
     pub monitor_aggregation: Aggregation,
     /// How packets get to the pods of other nodes.
     pub tunnel: Tunnel,
@@ -43,6 +46,7 @@ impl Default for Config {
             policy_max: 131_072,
             ipcache_max: 512_000,
             masquerade: true,
+            native: Vec::new(),
             monitor_aggregation: Aggregation::default(),
             tunnel: Tunnel::default(),
             node: NodeAddresses::default(),

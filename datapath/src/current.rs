@@ -92,6 +92,8 @@ pub struct Network {
     pub tunnel_routes: BTreeMap<IpNetwork, Option<IpAddr>>,
     /// Addresses of the host on devices that are not ours, and the devices' numbers.
     pub addresses: BTreeMap<IpAddr, u32>,
+    /// Prefixes with a route of ours to another node, and by which of its addresses.
+    pub hops: BTreeMap<IpNetwork, IpAddr>,
     pub links: BTreeMap<EndpointId, Link>,
     /// Containers' ends that are in the datapath's own namespace.
     pub housed: BTreeSet<String>,
@@ -110,6 +112,8 @@ pub struct Bpf {
     /// Of devices that are not ours, by number.
     pub underlays: BTreeMap<u32, Attachment>,
     pub tunnel_sources: NodeAddresses,
+    /// What the programs take to be too large for it; 0: nothing.
+    pub tunnel_mtu: u32,
     /// Behind which node a prefix is; a node's own address is behind itself.
     pub vteps: BTreeMap<IpNetwork, Vtep>,
     /// Addresses of nodes that are believed.
@@ -151,7 +155,9 @@ impl Current {
             | Operation::AddGateway(_)
             | Operation::RemoveGateway(_)
             | Operation::AddPool(_)
-            | Operation::RemovePool(_) => self.network.record_node(operation),
+            | Operation::RemovePool(_)
+            | Operation::AddHop(..)
+            | Operation::RemoveHop(_) => self.network.record_node(operation),
             Operation::CreateTunnel(_) | Operation::DeleteTunnel => {
                 self.network.record_tunnel(operation);
                 if let Some(attachment) = &mut self.bpf.tunnel {
@@ -189,6 +195,7 @@ impl Current {
             | Operation::TunnelSources(_)
             | Operation::AttachUnderlay(_)
             | Operation::DetachUnderlay(_)
+            | Operation::TunnelMtu(_)
             | Operation::PutVtep(..)
             | Operation::RemoveVtep(_)
             | Operation::PutNode(..)
@@ -218,6 +225,8 @@ impl Network {
             Operation::RemoveGateway(ip) => drop(self.gateways.remove(ip)),
             Operation::AddPool(prefix) => drop(self.pools.insert(*prefix)),
             Operation::RemovePool(prefix) => drop(self.pools.remove(prefix)),
+            Operation::AddHop(prefix, node) => drop(self.hops.insert(*prefix, *node)),
+            Operation::RemoveHop(prefix) => drop(self.hops.remove(prefix)),
             _ => {}
         }
     }
@@ -307,6 +316,7 @@ impl Bpf {
             Operation::TunnelSources(sources) => self.tunnel_sources = *sources,
             Operation::AttachUnderlay(number) => drop(self.underlays.insert(*number, Attachment::Current)),
             Operation::DetachUnderlay(number) => drop(self.underlays.remove(number)),
+            Operation::TunnelMtu(mtu) => self.tunnel_mtu = *mtu,
             Operation::PutVtep(prefix, vtep) => {
                 self.vteps.insert(*prefix, *vtep);
                 self.last_node = self.last_node.max(vtep.node.0);

@@ -112,6 +112,8 @@ fn point(number: u32) -> Option<ObservationPoint> {
         abi::POINT_TO_ENDPOINT => ObservationPoint::ToEndpoint,
         abi::POINT_TO_HOST => ObservationPoint::ToHost,
         abi::POINT_TO_STACK => ObservationPoint::ToStack,
+        abi::POINT_TO_OVERLAY => ObservationPoint::ToOverlay,
+        abi::POINT_FROM_OVERLAY => ObservationPoint::FromOverlay,
         abi::POINT_FROM_ENDPOINT => ObservationPoint::FromEndpoint,
         _ => return None,
     })

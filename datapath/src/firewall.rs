@@ -47,9 +47,16 @@ pub enum FirewallError {
 pub struct Rules {
     /// Pools, and the kernel's own print of the table; `None`: no table.
     written: Option<(BTreeSet<IpNetwork>, Option<String>)>,
+    /// Where packets go under their own addresses, beside the pools.
+    native: Vec<IpNetwork>,
 }
 
 impl Rules {
+    /// What goes to `native` is never masqueraded.
+    pub fn beside(native: &[IpNetwork]) -> Rules {
+        Rules { written: None, native: native.to_vec() }
+    }
+
     /// Compares with what was written last.
     pub fn read(&mut self) -> Result<Firewall, FirewallError> {
         let masquerade = match &self.written {
@@ -74,7 +81,7 @@ impl Rules {
             self.written = Some((BTreeSet::new(), None));
             return Ok(());
         }
-        let nft = Command::new("nft", &["-f", "-"]).input(script(pools));
+        let nft = Command::new("nft", &["-f", "-"]).input(script(pools, &self.native));
         nft.run().and_then(Output::success).map_err(|source| FirewallError::Masquerade { source })?;
         let text = print().map_err(|source| FirewallError::Read { source })?;
         self.written = Some((pools.clone(), text));
@@ -139,9 +146,11 @@ fn print() -> Result<Option<String>, CommandError> {
     Ok(if output.succeeded() { Some(output.text) } else { None })
 }
 
-fn script(pools: &BTreeSet<IpNetwork>) -> String {
-    let elements = |ipv4: bool| {
-        let list: Vec<_> = pools.iter().filter(|p| p.is_ipv4() == ipv4).map(|p| masked(*p)).collect();
+fn script(pools: &BTreeSet<IpNetwork>, native: &[IpNetwork]) -> String {
+    let pools: Vec<IpNetwork> = pools.iter().copied().collect();
+    let near = [&pools, native].concat();
+    let elements = |prefixes: &[IpNetwork], ipv4: bool| {
+        let list: Vec<_> = prefixes.iter().filter(|p| p.is_ipv4() == ipv4).map(|p| masked(*p)).collect();
         if list.is_empty() { String::new() } else { format!("elements = {{ {} }};", list.join(", ")) }
     };
     // To name the table before deleting it makes the deletion right whether or not there is one.
@@ -151,16 +160,20 @@ delete table inet {TABLE}
 table inet {TABLE} {{
   set pools4 {{ type ipv4_addr; flags interval; auto-merge; {} }}
   set pools6 {{ type ipv6_addr; flags interval; auto-merge; {} }}
+  set near4 {{ type ipv4_addr; flags interval; auto-merge; {} }}
+  set near6 {{ type ipv6_addr; flags interval; auto-merge; {} }}
   chain postrouting {{
     type nat hook postrouting priority 100; policy accept;
     oifgroup {GROUP} accept
-    ip saddr @pools4 ip daddr != @pools4 masquerade
-    ip6 saddr @pools6 ip6 daddr != @pools6 masquerade
+    ip saddr @pools4 ip daddr != @near4 masquerade
+    ip6 saddr @pools6 ip6 daddr != @near6 masquerade
   }}
 }}
 ",
-        elements(true),
-        elements(false)
+        elements(&pools, true),
+        elements(&pools, false),
+        elements(&near, true),
+        elements(&near, false)
     )
 }
 
@@ -259,7 +272,8 @@ mod tests {
     #[test]
     fn the_script_lists_pools_by_family() {
         let pools = ["10.15.0.1/16", "f00d::/64"].map(|p| p.parse().unwrap()).into();
-        let text = script(&pools);
+        let text = script(&pools, &["10.0.0.0/12".parse().unwrap()]);
+        assert!(text.contains("set near4") && text.contains("elements = { 10.15.0.0/16, 10.0.0.0/12 };"), "{text}");
         assert!(text.contains("elements = { 10.15.0.0/16 };") && text.contains("elements = { f00d::/64 };"), "{text}");
     }
 }

@@ -1,6 +1,7 @@
 //! Starting the datapath, and what its owner holds of it afterwards.
 
 use crate::events::Reader;
+use crate::firewall::Rules;
 use crate::gc::Collector;
 use crate::kernel::Linux;
 use crate::maps::runtime;
@@ -127,8 +128,8 @@ fn prepare(config: &Config) -> Result<(Reconciler<Linux>, Parts), StartError> {
     let (table_clock, collector_clock) = (clock()?, clock()?);
     let parts =
         Parts { maps: maps.clone(), table_clock, collector_clock, tunnel: config.tunnel, timeouts: config.timeouts };
-    let kernel = Linux::new(maps, programs).map_err(|source| StartError::Netlink { source })?;
-    let kernel = kernel.with_own(config.own.clone());
+    let kernel = Linux::new(maps, programs, Rules::beside(&config.native));
+    let kernel = kernel.map_err(|source| StartError::Netlink { source })?.with_own(config.own.clone());
     let settings = Settings { masquerade: config.masquerade, tunnel: config.tunnel, node: config.node };
     Ok((Reconciler::new(kernel, settings), parts))
 }

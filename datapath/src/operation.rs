@@ -65,12 +65,17 @@ pub enum Operation {
     AdjustTunnel(TunnelSpec),
     AttachTunnel,
     RaiseTunnel,
+    /// Tells the programs what is too large for the tunnel; 0: nothing.
+    TunnelMtu(u32),
     /// Deletes the device and with it its routes.
     DeleteTunnel,
     UnpinTunnel,
     /// Into the tunnel, to pods of another node, with the source that the host's own packets get.
     AddTunnelRoute(IpNetwork, Option<IpAddr>),
     RemoveTunnelRoute(IpNetwork),
+    /// To pods of another node by an address of that node, on a network that both are on.
+    AddHop(IpNetwork, IpAddr),
+    RemoveHop(IpNetwork),
     /// Tells behind which node a prefix is.
     PutVtep(IpNetwork, Vtep),
     RemoveVtep(IpNetwork),
@@ -147,6 +152,7 @@ impl Operation {
             | Operation::RaiseTunnel
             | Operation::DeleteTunnel
             | Operation::UnpinTunnel
+            | Operation::TunnelMtu(_)
             | Operation::TunnelSources(_)
             | Operation::AttachUnderlay(_)
             | Operation::DetachUnderlay(_) => Object::Node("tunnel"),
@@ -154,6 +160,7 @@ impl Operation {
             Operation::PutVtep(..) | Operation::RemoveVtep(_) | Operation::PutNode(..) | Operation::RemoveNode(_) => {
                 Object::Node("other nodes")
             }
+            Operation::AddHop(prefix, _) | Operation::RemoveHop(prefix) => Object::Route(*prefix),
             Operation::PutIdentity(identity) | Operation::RemoveIdentity(identity) => Object::Identity(*identity),
             Operation::CreateLink(id, _)
             | Operation::AdjustLink(id, _)
@@ -193,6 +200,8 @@ impl Operation {
             | Operation::DeleteTunnel
             | Operation::AddTunnelRoute(..)
             | Operation::RemoveTunnelRoute(_)
+            | Operation::AddHop(..)
+            | Operation::RemoveHop(_)
             | Operation::CreateLink(..)
             | Operation::AdjustLink(..)
             | Operation::House(..)
@@ -207,6 +216,7 @@ impl Operation {
             | Operation::TunnelSources(_)
             | Operation::AttachUnderlay(_)
             | Operation::DetachUnderlay(_)
+            | Operation::TunnelMtu(_)
             | Operation::PutVtep(..)
             | Operation::RemoveVtep(_)
             | Operation::PutNode(..)

@@ -77,6 +77,7 @@ pub struct Seen {
     pub vteps: BTreeSet<IpNetwork>,
     pub nodes: BTreeSet<IpAddr>,
     pub identities: IdentitySet,
+    pub hops: BTreeSet<IpNetwork>,
 }
 
 impl Seen {
@@ -96,6 +97,7 @@ impl Seen {
         self.pools.extend(&desired.pools);
         self.vteps.extend(desired.vteps.keys());
         self.nodes.extend(desired.nodes.keys());
+        self.hops.extend(desired.hops.keys());
         let mut new = Vec::new();
         self.identities.differences(&desired.identities, |identity, here, _| {
             if here.is_none() {
@@ -154,6 +156,7 @@ pub fn plan(
     endpoints::plan(&mut plan, current, desired, seen);
     policies::sweep(&mut plan, current);
     tunnel::plan(&mut plan, current, desired, seen, settings);
+    hops(&mut plan, current, desired, seen);
     identities(&mut plan, current, desired, seen, settings.tunnel);
     ipcache(&mut plan, current, desired, seen);
     firewall(&mut plan, current, desired, seen, settings);
@@ -182,6 +185,21 @@ fn node(plan: &mut Plan, current: &Current, desired: &Datapath, seen: &Seen) {
     for pool in network.pools.difference(&desired.pools) {
         if desired.settled || seen.pools.contains(pool) {
             plan.add(Stage::Release, Operation::RemovePool(*pool));
+        }
+    }
+}
+
+/// Routes to the pods of other nodes where there is no tunnel.
+fn hops(plan: &mut Plan, current: &Current, desired: &Datapath, seen: &Seen) {
+    let held = &current.network.hops;
+    for prefix in held.keys().filter(|prefix| !desired.hops.contains_key(prefix)) {
+        if desired.settled || seen.hops.contains(prefix) {
+            plan.add(Stage::Withdraw, Operation::RemoveHop(*prefix));
+        }
+    }
+    for (prefix, node) in &desired.hops {
+        if held.get(prefix) != Some(node) {
+            plan.add(Stage::Reach, Operation::AddHop(*prefix, *node));
         }
     }
 }

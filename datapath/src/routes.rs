@@ -55,6 +55,17 @@ pub fn remove_into_tunnel(prefix: IpNetwork) -> Request {
     Request::change(RouteNetlinkMessage::DelRoute(tunnel(prefix)))
 }
 
+/// To pods of another node, by an address of that node.
+pub fn by_node(prefix: IpNetwork, node: IpAddr) -> Request {
+    let mut message = hop(prefix);
+    message.attributes.push(RouteAttribute::Gateway(node.into()));
+    Request::replace(RouteNetlinkMessage::NewRoute(message))
+}
+
+pub fn remove_by_node(prefix: IpNetwork) -> Request {
+    Request::change(RouteNetlinkMessage::DelRoute(hop(prefix)))
+}
+
 pub fn neighbour(id: EndpointId, ip: IpAddr, mac: Mac) -> Request {
     let mut message = at(id, ip);
     message.header.state = NeighbourState::Permanent;
@@ -129,6 +140,7 @@ pub fn list_routes(family: AddressFamily) -> RouteNetlinkMessage {
 pub enum Route {
     Endpoint { ifindex: u32, ip: IpAddr, source: Option<IpAddr> },
     Pool(IpNetwork),
+    Node { prefix: IpNetwork, node: IpAddr },
     Tunnel { prefix: IpNetwork, source: Option<IpAddr> },
 }
 
@@ -137,16 +149,20 @@ pub fn decode_route(message: &RouteMessage) -> Option<Route> {
     if message.header.protocol != PROTOCOL {
         return None;
     }
-    let (mut destination, mut oif, mut source) = (None, None, None);
+    let (mut destination, mut oif, mut source, mut gateway) = (None, None, None, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(address) => destination = ip_of(address),
             RouteAttribute::Oif(index) => oif = Some(*index),
+            RouteAttribute::Gateway(address) => gateway = ip_of(address),
             RouteAttribute::PrefSource(address) => source = ip_of(address),
             _ => {}
         }
     }
     let prefix = IpNetwork::new(destination?, message.header.destination_prefix_length).ok()?;
+    if let (RouteType::Unicast, Some(node)) = (message.header.kind, gateway) {
+        return Some(Route::Node { prefix, node });
+    }
     match (message.header.kind, oif) {
         (RouteType::Unreachable, _) => Some(Route::Pool(prefix)),
         (RouteType::Unicast, Some(oif)) if oif == ifindex(TUNNEL) => Some(Route::Tunnel { prefix, source }),
@@ -205,6 +221,12 @@ fn pool(prefix: IpNetwork) -> RouteMessage {
 fn tunnel(prefix: IpNetwork) -> RouteMessage {
     let mut message = route(prefix, RouteType::Unicast);
     message.attributes.push(RouteAttribute::Oif(ifindex(TUNNEL)));
+    message
+}
+
+fn hop(prefix: IpNetwork) -> RouteMessage {
+    let mut message = route(prefix, RouteType::Unicast);
+    message.header.scope = RouteScope::Universe;
     message
 }
 

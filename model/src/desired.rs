@@ -32,6 +32,10 @@ pub struct Datapath {
     pub pools: BTreeSet<IpNetwork>,
     /// Pod prefixes of other nodes, and the underlay address (VTEP) that they are behind.
     pub vteps: BTreeMap<IpNetwork, IpAddr>,
+    /// Largest packet that gets to other nodes through a tunnel; `None`: there is no tunnel, or it is not known yet.
+    pub tunnel_mtu: Option<u32>,
+    /// Pod prefixes of other nodes that are reached without a tunnel, and the node's address to which they are routed.
+    pub hops: BTreeMap<IpNetwork, IpAddr>,
     /// Underlay addresses of the nodes that are known, and by each the one that stands for the node: its VTEP where it has
     /// one. What else comes through a tunnel is not believed.
     pub nodes: BTreeMap<IpAddr, IpAddr>,
@@ -84,6 +88,7 @@ pub enum Object {
     Ipcache(IpNetwork),
     Policy(Identity),
     Identity(Identity),
+    Route(IpNetwork),
     Gateway(IpAddr),
     Pool(IpNetwork),
     /// The node as a whole: programs, base devices, firewall.
@@ -97,6 +102,7 @@ impl std::fmt::Display for Object {
             Object::Ipcache(prefix) => write!(f, "ipcache {prefix}"),
             Object::Policy(identity) => write!(f, "policy of identity {identity}"),
             Object::Identity(identity) => write!(f, "identity {identity}"),
+            Object::Route(prefix) => write!(f, "route to {prefix}"),
             Object::Gateway(ip) => write!(f, "gateway {ip}"),
             Object::Pool(prefix) => write!(f, "pool {prefix}"),
             Object::Node(what) => write!(f, "node: {what}"),

@@ -22,9 +22,13 @@ pub enum ObservationPoint {
     ToEndpoint,
     ToHost,
     ToStack,
+    /// Into the tunnel to another node.
+    ToOverlay,
     FromEndpoint,
     FromHost,
     FromStack,
+    /// Out of the tunnel.
+    FromOverlay,
 }
 
 /// What happened.

@@ -263,7 +263,7 @@ impl State {
     }
 
     /// The uplink's MTU less what the tunnel takes, but not less than the families need.
-    fn default_mtu(&self) -> u32 {
+    pub(crate) fn default_mtu(&self) -> u32 {
         let least = if self.config.ipv6_range.is_some() { LEAST_MTU_V6 } else { LEAST_MTU };
         let uplink = self.uplink_mtu.unwrap_or(DEFAULT_MTU);
         match self.config.tunnel_overhead {

@@ -39,8 +39,14 @@ impl State {
             gateways: self.gateways(),
             pools: self.pools(),
             vteps: if self.config.tunnel_overhead.is_some() { believed.vteps() } else { BTreeMap::new() },
+            tunnel_mtu: self.config.tunnel_overhead.and(self.uplink_mtu).map(|_| self.default_mtu()),
+            hops: if self.routes_directly() { believed.hops() } else { BTreeMap::new() },
             nodes: believed.nodes(),
         }
+    }
+
+    pub(crate) fn routes_directly(&self) -> bool {
+        self.config.direct_routes && self.config.tunnel_overhead.is_none()
     }
 
     /// Of whom packets through the tunnel may be: everybody whom policies know.

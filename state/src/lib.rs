@@ -74,6 +74,8 @@ pub struct Config {
     pub kvstore: BTreeSet<IpAddr>,
     /// How many bytes of each packet between nodes the tunnel takes; `None`: there is no tunnel.
     pub tunnel_overhead: Option<u32>,
+    /// Without a tunnel, whether the host is to route other nodes' prefixes to those nodes.
+    pub direct_routes: bool,
     pub label_filter: LabelFilter,
     /// When policy is enforced, and whether the host is subject to it.
     pub policy: policy::Options,

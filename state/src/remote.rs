@@ -136,6 +136,8 @@ pub(crate) struct Believed {
     nodes: BTreeMap<IpAddr, Option<IpAddr>>,
     /// Prefixes of nodes, none of which overlaps another.
     prefixes: BTreeMap<IpNetwork, IpAddr>,
+    /// By what address of its node, out of its own family, each prefix is reached without a tunnel.
+    hops: BTreeMap<IpNetwork, IpAddr>,
     /// Nodes' own addresses out of their prefixes, and which node they are of.
     routers: BTreeMap<IpAddr, IpAddr>,
     /// What is not believed of which nodes.
@@ -151,6 +153,11 @@ impl Believed {
     /// What is behind which node.
     pub(crate) fn vteps(&self) -> BTreeMap<IpNetwork, IpAddr> {
         self.prefixes.clone()
+    }
+
+    /// To which node's address a prefix is routed, where there is no tunnel.
+    pub(crate) fn hops(&self) -> BTreeMap<IpNetwork, IpAddr> {
+        self.hops.clone()
     }
 
     /// Addresses that nodes have themselves.
@@ -210,9 +217,19 @@ impl State {
         let own_pools = self.pools();
         for (node, vtep) in &reachable {
             for prefix in node.prefixes.iter().map(|prefix| masked(*prefix)) {
-                match self.why_not(prefix, &own_pools, &believed) {
-                    None => drop(believed.prefixes.insert(prefix, *vtep)),
-                    Some(why) => drop(believed.doubts.insert(node.name.clone(), format!("{prefix} {why}"))),
+                if let Some(why) = self.why_not(prefix, &own_pools, &believed) {
+                    believed.doubts.insert(node.name.clone(), format!("{prefix} {why}"));
+                    continue;
+                }
+                believed.prefixes.insert(prefix, *vtep);
+                let of_node = |ip: &&IpAddr| believed.nodes.get(*ip) == Some(&Some(*vtep));
+                match node.addresses.iter().find(|ip| ip.is_ipv4() == prefix.is_ipv4() && of_node(ip)) {
+                    Some(hop) => drop(believed.hops.insert(prefix, *hop)),
+                    None if self.routes_directly() => {
+                        let why = format!("{prefix} cannot be routed to it: it has no address of that family");
+                        believed.doubts.insert(node.name.clone(), why);
+                    }
+                    None => {}
                 }
             }
         }

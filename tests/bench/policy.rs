@@ -289,6 +289,7 @@ fn filled_state() -> Result<State> {
         mtu: None,
         kvstore: std::collections::BTreeSet::new(),
         tunnel_overhead: None,
+        direct_routes: false,
         label_filter: model::label_filter::LabelFilter::default(),
         policy: Options::default(),
         quarantine: 0,

@@ -5,10 +5,15 @@ use lab::{Engine, Hammer, Nodes, World, eventually};
 use serde_json::json;
 use std::time::Duration;
 
-/// The ways to other nodes: a scene between containers of two nodes plays the same by each.
-const MODES: [&str; 2] = ["vxlan", "geneve"];
-
 crate::on_each_engine!(nodes_tell_each_other_who_has_which_address, one_policy_holds_on_all_nodes);
+
+/// The ways to other nodes, and what agents are told for each: a scene between containers of two nodes plays the same by
+/// all of them.
+const MODES: [(&str, &[&str]); 3] = [
+    ("vxlan", &["--tunnel", "vxlan"]),
+    ("geneve", &["--tunnel", "geneve"]),
+    ("native", &["--tunnel", "disabled", "--auto-direct-node-routes"]),
+];
 
 /// Waits until the node knows the address by this label.
 fn knows(world: &World, address: &str, label: &str) -> Result<()> {
@@ -57,14 +62,14 @@ fn nodes_tell_each_other_who_has_which_address(engine: &Engine) -> Result<()> {
 /// The README's scene with its servers and clients on different nodes: app2 on node 2 reaches app1 on node 1, app3 does
 /// not, by both families.
 fn one_policy_holds_on_all_nodes(engine: &Engine) -> Result<()> {
-    MODES.iter().try_for_each(|mode| one_policy_holds(engine, mode).with_context(|| format!("--tunnel {mode}")))
+    MODES.into_iter().try_for_each(|(mode, options)| one_policy_holds(engine, mode, options).context(mode))
 }
 
-fn one_policy_holds(engine: &Engine, mode: &str) -> Result<()> {
-    let nodes = Nodes::start(engine, 2, &["--tunnel", mode])?;
+fn one_policy_holds(engine: &Engine, mode: &str, options: &[&str]) -> Result<()> {
+    let nodes = Nodes::start(engine, 2, options)?;
     nodes.know_each_other()?;
     let routing = nodes.worlds[0].agent.cilium_json(&["status"])?["routing"].clone();
-    ensure!(routing["msg"].as_str().is_some_and(|msg| msg.starts_with(mode)), "{routing}");
+    ensure!(routing["msg"].as_str().is_some_and(|msg| msg.starts_with(mode) || mode == "native"), "{routing}");
     let [one, two] = nodes.worlds.as_slice() else { anyhow::bail!("two nodes are needed") };
     one.network()?;
     two.network()?;
@@ -105,7 +110,7 @@ fn one_policy_holds(engine: &Engine, mode: &str) -> Result<()> {
     // Node 1 judged what node 2 sent, by the identity that came with it.
     let tunnel = one.agent.cilium_json(&["bpf", "tunnel", "list"])?;
     let part = app2.ipv4.rsplit_once('.').map(|(part, _)| format!("{part}.0/24")).context("no address")?;
-    ensure!(tunnel.to_string().contains(&part), "{part} is not in {tunnel}");
+    ensure!(tunnel.to_string().contains(&part) == (mode != "native"), "{part} in {tunnel}");
     Ok(())
 }
 
@@ -113,11 +118,11 @@ fn one_policy_holds(engine: &Engine, mode: &str) -> Result<()> {
 #[test]
 #[ignore = "needs root: make test"]
 fn killed_agents_interrupt_nothing_between_nodes() -> Result<()> {
-    MODES.iter().try_for_each(|mode| killed_agents(mode).with_context(|| format!("--tunnel {mode}")))
+    MODES.into_iter().try_for_each(|(mode, options)| killed_agents_interrupt_nothing(options).context(mode))
 }
 
-fn killed_agents(mode: &str) -> Result<()> {
-    let mut nodes = Nodes::start(&Engine::installed(), 2, &["--tunnel", mode])?;
+fn killed_agents_interrupt_nothing(options: &[&str]) -> Result<()> {
+    let mut nodes = Nodes::start(&Engine::installed(), 2, options)?;
     nodes.know_each_other()?;
     nodes.worlds.iter().try_for_each(World::network)?;
     let (server, client) = (nodes.worlds[0].container("server")?, nodes.worlds[1].container("client")?);

@@ -60,7 +60,7 @@ fn every_struct_is_its_twin() {
         "frag6_key" => Frag6Key { source, destination, id, protocol, pad },
         "frag_entry" => FragEntry { source_port, destination_port, seen },
         "metric" => Metric { packets, bytes },
-        "runtime" => Runtime { ipcache_generation, monitor, tunnel4, tunnel6, pad },
+        "runtime" => Runtime { ipcache_generation, monitor, tunnel4, tunnel6, tunnel_mtu, pad },
         "event" => Event {
             timestamp, kind, reason, point, direction, ct_state, matched, family, protocol, source_identity,
             destination_identity, source_slot, destination_slot, source_port, destination_port, ifindex, length,

@@ -342,6 +342,23 @@ fn a_container_calls_into_the_tunnel() {
 
 #[test]
 #[ignore = "needs root: make test"]
+fn the_stack_gets_what_is_too_large_for_the_tunnel() {
+    for family in FAMILIES {
+        let mut world = with_peer(World::open());
+        let headers = if family == Family::V4 { 20 + 8 } else { 40 + 8 };
+        let call = |size: usize| Packet::udp((family.of(A), 40000), (remote(family), 53), &vec![7; size - headers]);
+        world.monitor(abi::MONITOR_MEDIUM);
+        assert_eq!(world.leave(A, &call(1400)).action, ACT_REDIRECT, "nothing is known of a limit");
+        world.limit_tunnel(1300);
+        assert_eq!(world.leave(A, &call(1300)).action, ACT_REDIRECT);
+        let large = call(1301);
+        let ran = world.leave(A, &large);
+        assert_eq!((ran.action, ran.packet), (ACT_OK, large.build()), "with all its hops");
+    }
+}
+
+#[test]
+#[ignore = "needs root: make test"]
 fn an_error_about_a_tunnelled_flow_goes_back_through_the_tunnel() {
     let [peer, _] = peers();
     for family in FAMILIES {

@@ -167,6 +167,13 @@ impl World {
         self.node.set_runtime(runtime).unwrap();
     }
 
+    /// The largest packet that the tunnel takes.
+    pub fn limit_tunnel(&mut self, tunnel_mtu: u32) {
+        let (ipcache_generation, monitor) = (self.generation, abi::MONITOR_MEDIUM);
+        let runtime = abi::Runtime { ipcache_generation, monitor, tunnel_mtu, ..Default::default() };
+        self.node.set_runtime(runtime).unwrap();
+    }
+
     pub fn leave(&mut self, slot: u32, packet: &Packet) -> Ran {
         self.node.leave(slot, &packet.build()).unwrap()
     }

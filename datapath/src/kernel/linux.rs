@@ -52,12 +52,12 @@ pub struct Linux {
 
 impl Linux {
     /// Speaks to the kernel from the calling thread's network namespace; all calls must come from that thread.
-    pub fn new(maps: Arc<Maps>, programs: Programs) -> Result<Linux, NetlinkError> {
+    pub fn new(maps: Arc<Maps>, programs: Programs, rules: Rules) -> Result<Linux, NetlinkError> {
         Ok(Linux {
             netlink: Netlink::open()?,
             maps,
             programs,
-            rules: Rules::default(),
+            rules,
             undertaker: Undertaker::new()?,
             doomed: BTreeSet::new(),
             own: None,
@@ -96,6 +96,7 @@ impl Kernel for Linux {
             slots,
             attachments,
             tunnel,
+            tunnel_mtu: runtime::read_tunnel_mtu(&self.maps)?,
             last_node: numbers.max().map_or(0, |number| number.0),
             vteps,
             nodes,
@@ -168,6 +169,8 @@ impl Way {
             | Operation::DeleteTunnel
             | Operation::AddTunnelRoute(..)
             | Operation::RemoveTunnelRoute(_)
+            | Operation::AddHop(..)
+            | Operation::RemoveHop(_)
             | Operation::CreateLink(..)
             | Operation::AdjustLink(..)
             | Operation::RaiseLink(_)
@@ -187,6 +190,7 @@ impl Way {
             | Operation::UnpinTunnel
             | Operation::TunnelSources(_)
             | Operation::DetachUnderlay(_)
+            | Operation::TunnelMtu(_)
             | Operation::PutVtep(..)
             | Operation::RemoveVtep(_)
             | Operation::PutNode(..)
@@ -224,7 +228,12 @@ impl Linux {
                 requests.len() - before
             })
             .collect();
-        let what = |operation: &Operation| format!("{operation:?}");
+        let what = |operation: &Operation| match operation {
+            Operation::AddHop(prefix, node) => {
+                format!("route {prefix} to node {node}, which must be on a network that this host is on")
+            }
+            _ => format!("{operation:?}"),
+        };
         match self.netlink.execute(requests) {
             Ok(answers) => {
                 let mut answers = answers.into_iter();
@@ -276,6 +285,8 @@ impl Linux {
             Operation::DeleteTunnel => requests.push(links::delete(ifindex(TUNNEL))),
             Operation::AddTunnelRoute(prefix, source) => requests.push(routes::into_tunnel(*prefix, *source)),
             Operation::RemoveTunnelRoute(prefix) => requests.push(routes::remove_into_tunnel(*prefix)),
+            Operation::AddHop(prefix, node) => requests.push(routes::by_node(*prefix, *node)),
+            Operation::RemoveHop(prefix) => requests.push(routes::remove_by_node(*prefix)),
             Operation::CreateLink(id, spec) => requests.extend(links::create(*id, spec, self.ipv6)),
             Operation::AdjustLink(id, spec) => requests.push(links::adjust(*id, spec)),
             Operation::RaiseLink(id) => requests.push(links::raise(ifindex(*id))),
@@ -346,6 +357,7 @@ impl Linux {
             Operation::TunnelSources(sources) => runtime::set_tunnel_sources(&self.maps, *sources)?,
             Operation::AttachUnderlay(number) => self.programs.attach_underlay(&mut self.netlink, *number)?,
             Operation::DetachUnderlay(number) => self.programs.detach_underlay(&mut self.netlink, *number)?,
+            Operation::TunnelMtu(mtu) => runtime::set_tunnel_mtu(&self.maps, *mtu)?,
             Operation::PutVtep(prefix, vtep) => tunnel::put_vtep(&self.maps, *prefix, *vtep)?,
             Operation::RemoveVtep(prefix) => tunnel::remove_vtep(&self.maps, *prefix)?,
             Operation::PutNode(node, number) => tunnel::put_node(&self.maps, *node, *number)?,
@@ -447,7 +459,10 @@ fn random_mac() -> Result<Mac, NetworkError> {
 fn is_done(operation: &Operation, refused: &Refused) -> bool {
     match operation {
         Operation::DeleteLink(_) | Operation::DeleteTunnel => refused.errno == libc::ENODEV,
-        Operation::RemoveRoute(..) | Operation::RemovePool(_) | Operation::RemoveTunnelRoute(_) => {
+        Operation::RemoveRoute(..)
+        | Operation::RemovePool(_)
+        | Operation::RemoveTunnelRoute(_)
+        | Operation::RemoveHop(_) => {
             matches!(refused.errno, libc::ESRCH | libc::ENODEV)
         }
         Operation::RemoveNeighbour(..) => matches!(refused.errno, libc::ENOENT | libc::ENODEV),
@@ -491,6 +506,7 @@ fn read_network(netlink: &mut Netlink, ipv6: bool) -> Result<(Network, bool), Re
             let RouteNetlinkMessage::NewRoute(message) = message else { continue };
             match routes::decode_route(&message) {
                 Some(Route::Pool(prefix)) => drop(network.pools.insert(prefix)),
+                Some(Route::Node { prefix, node }) => drop(network.hops.insert(prefix, node)),
                 Some(Route::Tunnel { prefix, source }) => drop(network.tunnel_routes.insert(prefix, source)),
                 Some(Route::Endpoint { ifindex, ip, source }) => {
                     if let Some(id) = endpoint_of(ifindex).filter(|id| network.links.contains_key(id)) {

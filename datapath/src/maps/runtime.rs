@@ -26,6 +26,16 @@ pub fn set_tunnel_sources(maps: &Maps, sources: NodeAddresses) -> Result<(), Map
     })
 }
 
+/// The largest packet that the tunnel takes; 0: not known.
+pub fn read_tunnel_mtu(maps: &Maps) -> Result<u32, MapError> {
+    let held = maps.runtime.get(&0).map_err(|source| MapError::Read { map: RUNTIME, source })?;
+    Ok(held.map_or(0, |runtime| runtime.tunnel_mtu))
+}
+
+pub fn set_tunnel_mtu(maps: &Maps, mtu: u32) -> Result<(), MapError> {
+    change(maps, |runtime| runtime.tunnel_mtu = mtu)
+}
+
 /// How much the programs tell.
 pub fn set_monitor(maps: &Maps, aggregation: Aggregation) -> Result<(), MapError> {
     let level = match aggregation {

@@ -10,7 +10,7 @@ use model::desired::{Datapath, Object};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-/// What fits through an underlay of 1500 bytes, whatever its family; before there are endpoints that tell.
+/// What fits through an underlay of 1500 bytes, whatever its family; before there is a snapshot that tells.
 const FIRST_MTU: u32 = 1430;
 
 /// What is wanted of other nodes.
@@ -112,6 +112,13 @@ pub(super) fn plan(plan: &mut Plan, current: &Current, desired: &Datapath, seen:
     };
     let by_programs = matches!(tunnel, Tunnel::Geneve { by: GeneveBy::Programs, .. });
     underlay(plan, current, if by_programs { node } else { NodeAddresses::default() });
+    let mtu = match tunnel {
+        Tunnel::Disabled => Some(0),
+        Tunnel::Vxlan { .. } | Tunnel::Geneve { .. } => desired.tunnel_mtu,
+    };
+    if let Some(mtu) = mtu.filter(|mtu| *mtu != current.bpf.tunnel_mtu) {
+        plan.add(Stage::Node, Operation::TunnelMtu(mtu));
+    }
     nodes(plan, current, &wanted, seen, settled);
     let none = BTreeMap::new();
     let routes = if made { &none } else { &current.network.tunnel_routes };
@@ -131,9 +138,8 @@ pub(super) fn plan(plan: &mut Plan, current: &Current, desired: &Datapath, seen:
 /// Plans the device; tells whether it is made anew.
 fn device(plan: &mut Plan, current: &Current, desired: &Datapath, kind: TunnelKind) -> bool {
     let held = current.network.tunnel;
-    let largest = desired.endpoints.values().map(|endpoint| endpoint.mtu).max();
-    let former = held.map(|link| link.mtu).filter(|_| largest.is_none() || !desired.settled);
-    let spec = TunnelSpec { kind, mtu: largest.max(former).unwrap_or(FIRST_MTU) };
+    let former = held.map(|link| link.mtu);
+    let spec = TunnelSpec { kind, mtu: desired.tunnel_mtu.or(former).unwrap_or(FIRST_MTU) };
     let made = held.is_none_or(|link| link.kind != kind);
     if made {
         plan.add(Stage::Node, Operation::CreateTunnel(spec));

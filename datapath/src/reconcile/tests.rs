@@ -62,6 +62,7 @@ pub(crate) fn snapshot(settled: impl Strategy<Value = bool>) -> impl Strategy<Va
         |(endpoints, cidrs, policies, gateways, pools, (vteps, nodes, identities), settled)| {
             let identities = identities.into_iter().map(|identity| (identity, ())).collect();
             let mut desired = Datapath { settled, gateways, pools, vteps, nodes, identities, ..Datapath::default() };
+            desired.tunnel_mtu = Some(1400 + desired.pools.len() as u32);
             let host = IpcacheEntry { identity: Identity::HOST, endpoint: None };
             desired.ipcache.insert("172.31.0.1/32".parse().unwrap(), host);
             for (id, (name, identity, address)) in endpoints {
@@ -196,6 +197,8 @@ fn assert_equal(current: &Current, desired: &Datapath) {
         assert_eq!(same, 0, "{numbers:?}");
     }
     assert_eq!(current.bpf.identities, desired.identities);
+    assert!(desired.tunnel_mtu.is_none_or(|mtu| current.bpf.tunnel_mtu == mtu));
+    assert!(desired.tunnel_mtu.is_none_or(|mtu| current.network.tunnel.is_some_and(|link| link.mtu == mtu)));
     assert!(current.network.tunnel.is_some_and(|link| link.up) && current.bpf.tunnel == Some(Attachment::Current));
     assert!(current.network.forwarding && current.network.host_device && current.firewall.forward);
 }

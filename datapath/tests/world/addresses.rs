@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 fn addresses_and_the_uplinks_mtu_are_followed() {
     in_node(async |_bpffs| {
         let shutdown = CancellationToken::new();
-        let mut watched = datapath::addresses::watch(shutdown.clone()).unwrap();
+        let mut watched = datapath::addresses::watch(None, shutdown.clone()).unwrap();
         assert_eq!((watched.addresses.borrow().len(), *watched.uplink_mtu.borrow()), (0, None));
         let _world = World::new();
         let wanted: BTreeSet<IpAddr> = [World::NODE4.into(), World::NODE6.into()].into();
@@ -21,5 +21,14 @@ fn addresses_and_the_uplinks_mtu_are_followed() {
         ip(&format!("addr del {}/24 dev uplink0", World::NODE4));
         tokio::time::timeout(PATIENCE, watched.addresses.wait_for(|held| held.len() == 1)).await.unwrap().unwrap();
         shutdown.cancel();
+        // The node's address tells which of several uplinks counts, whatever the default route says.
+        ip("link add backbone type veth peer name away");
+        ip("link set backbone mtu 9000 up");
+        ip("addr add 172.31.99.1/24 dev backbone");
+        ip("addr add 172.31.98.1/32 dev lo");
+        for (node, mtu) in [("172.31.99.1", 9000), ("172.31.98.1", 1400), ("172.31.97.1", 1400)] {
+            let watched = datapath::addresses::watch(node.parse().ok(), CancellationToken::new()).unwrap();
+            assert_eq!(*watched.uplink_mtu.borrow(), Some(mtu), "{node}");
+        }
     });
 }

@@ -6,6 +6,7 @@ mod addresses;
 mod amend;
 mod lab;
 mod life;
+mod native;
 mod own;
 mod paths;
 mod policy;

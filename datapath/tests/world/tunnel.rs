@@ -6,6 +6,7 @@ use crate::lab::{
 use crate::traffic::{Answer, Here, Hope, echo, is_cut, talk, tcp, tcp_stream, udp};
 use datapath::netns::Namespace;
 use datapath::{Attach, Config, GeneveBy, NodeAddresses, Tunnel, features};
+use ipnetwork::IpNetwork;
 use model::desired::{Datapath, IpcacheEntry};
 use model::{EndpointId, Identity, Protocol};
 use nix::sched::{CloneFlags, setns};
@@ -45,11 +46,20 @@ const PODS: [[&str; 2]; 2] = [["10.15.0.0/24", "f00d::1:0/120"], ["10.15.2.0/24"
 enum Underlay {
     V4,
     V6,
+    /// By IPv6, and the nodes have no IPv4 address at all.
+    V6Alone,
 }
 
 impl Underlay {
     fn of(self, node: usize) -> IpAddr {
         if self == Underlay::V4 { NODES[node].0.into() } else { NODES[node].1.into() }
+    }
+
+    /// All underlay addresses of a node.
+    fn addresses(self, node: usize) -> impl Iterator<Item = IpAddr> {
+        let (v4, v6) = NODES[node];
+        let v4 = (self != Underlay::V6Alone).then_some(v4);
+        v4.map(IpAddr::V4).into_iter().chain([v6.into()])
     }
 }
 
@@ -71,8 +81,8 @@ impl Drop for Visit {
 }
 
 /// Node 0 is where the test runs, node 1 in a namespace of its own.
-struct Cluster {
-    nodes: [Node; 2],
+pub struct Cluster {
+    pub nodes: [Node; 2],
     there: Namespace,
     underlay: Underlay,
 }
@@ -91,15 +101,28 @@ fn join(there: &Namespace) {
 
 impl Cluster {
     async fn start(bpffs: &Path, underlay: Underlay, attach: Attach, tunnels: [Tunnel; 2]) -> Cluster {
+        Cluster::of(bpffs, underlay, tunnels, Config { attach, ..config(bpffs) }).await
+    }
+
+    /// Nodes of which the network between them brings each other's pods their packets.
+    pub async fn native(bpffs: &Path) -> Cluster {
+        let native = PODS.as_flattened().iter().map(|prefix| net(prefix)).collect();
+        Cluster::of(bpffs, Underlay::V4, [Tunnel::Disabled; 2], Config { native, ..config(bpffs) }).await
+    }
+
+    async fn of(bpffs: &Path, underlay: Underlay, tunnels: [Tunnel; 2], settings: Config) -> Cluster {
         let there = Namespace::create().unwrap();
         join(&there);
         let mut nodes = Vec::new();
-        for n in 0..NODES.len() {
+        for (n, tunnel) in tunnels.into_iter().enumerate() {
             let _visit = (n == 1).then(|| Visit::to(&there));
             ip("link set lo up");
-            let (v4, v6) = NODES[n];
-            let node = NodeAddresses { v4: Some(v4), v6: Some(v6) };
-            let config = Config { attach, node, tunnel: tunnels[n], ..config(&bpffs.join(n.to_string())) };
+            if underlay == Underlay::V6Alone {
+                ip(&format!("addr del {}/24 dev uplink{n}", NODES[n].0));
+            }
+            let v4 = (underlay != Underlay::V6Alone).then_some(NODES[n].0);
+            let node = NodeAddresses { v4, v6: Some(NODES[n].1) };
+            let config = Config { bpffs: bpffs.join(n.to_string()), node, tunnel, ..settings.clone() };
             std::fs::create_dir_all(&config.bpffs).unwrap();
             let mut node = Node::start(config).await;
             // What an IPv6 underlay of 1500 leaves.
@@ -121,15 +144,22 @@ impl Cluster {
 
     /// What node `n` knows of both nodes.
     fn introduce(&self, n: usize, desired: &mut Datapath) {
-        for (other, (v4, v6)) in NODES.iter().enumerate() {
+        let is_tunnelled = self.nodes[n].config.tunnel != Tunnel::Disabled;
+        for other in 0..2 {
             let identity = if other == n { Identity::HOST } else { Identity::REMOTE_NODE };
-            for address in [IpAddr::from(*v4), IpAddr::from(*v6)] {
+            for address in self.underlay.addresses(other) {
                 desired.ipcache.insert(address.into(), IpcacheEntry { identity, endpoint: None });
                 desired.nodes.insert(address, self.underlay.of(other));
             }
         }
         let other = 1 - n;
-        desired.vteps.extend(PODS[other].map(|prefix| (net(prefix), self.underlay.of(other))));
+        if is_tunnelled {
+            desired.tunnel_mtu = Some(1430);
+            desired.vteps.extend(PODS[other].map(|prefix| (net(prefix), self.underlay.of(other))));
+        } else {
+            let node = |prefix: IpNetwork| if prefix.is_ipv4() { NODES[other].0.into() } else { NODES[other].1.into() };
+            desired.hops.extend(PODS[other].map(net).map(|prefix| (prefix, node(prefix))));
+        }
     }
 
     fn place(&self, n: usize) -> Option<Visit> {
@@ -137,7 +167,7 @@ impl Cluster {
     }
 
     /// A container on node `n` that the other node has heard of.
-    async fn container(&self, n: usize, id: u16, identity: u32) -> Container {
+    pub async fn container(&self, n: usize, id: u16, identity: u32) -> Container {
         let container = {
             let _visit = self.place(n);
             self.nodes[n].container(id, identity).await
@@ -152,13 +182,13 @@ impl Cluster {
         container
     }
 
-    async fn restart(&mut self, n: usize) {
+    pub async fn restart(&mut self, n: usize) {
         let _visit = (n == 1).then(|| Visit::to(&self.there));
         self.nodes[n].restart().await;
     }
 
     /// How often node `n` dropped what came in for a reason.
-    fn dropped(&self, n: usize, reason: u32) -> u64 {
+    pub fn dropped(&self, n: usize, reason: u32) -> u64 {
         let metrics = self.nodes[n].handle().tables.metrics().unwrap();
         metrics.iter().filter(|metric| u32::from(metric.reason.0) == reason).map(|metric| metric.packets).sum()
     }
@@ -207,6 +237,73 @@ fn containers_of_two_nodes_talk_as_policy_allows() {
 
 #[test]
 #[ignore = "needs root: make test"]
+fn nodes_need_no_ipv4_of_their_own() {
+    in_node(async |bpffs| {
+        let cluster = Cluster::start(&bpffs, Underlay::V6Alone, Attach::Auto, [VXLAN; 2]).await;
+        let (a, b) = (cluster.container(0, 1, 300).await, cluster.container(1, 513, 301).await);
+        let rules = [(300, Protocol::TCP, Some(80)), (Identity::REMOTE_NODE.0, Protocol::TCP, Some(81))];
+        cluster.nodes[1].must(|desired| drop(desired.policies.insert(Identity(301), policy(&rules)))).await;
+        for there in b.addresses() {
+            assert!(tcp(&a.namespace, &b.namespace, there, 80, Hope::Passes), "{there}");
+            assert!(!tcp(&a.namespace, &b.namespace, there, 81, Hope::Dropped), "{there}");
+        }
+        assert!(tcp(&Here, &b.namespace, b.v6(), 81, Hope::Passes));
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn what_is_too_large_for_the_tunnel_is_told_to_the_sender() {
+    let test = async |cluster: Cluster| {
+        let (a, b) = (cluster.container(0, 1, 300).await, cluster.container(1, 513, 301).await);
+        let rules = [300].map(|from| [(from, Protocol::TCP, None), (from, Protocol::UDP, None)]).concat();
+        let icmp = [(300, Protocol::ICMP, None), (300, Protocol::ICMPV6, None)];
+        let map = policy(&[&rules[..], &icmp].concat());
+        cluster.nodes[1].must(|desired| drop(desired.policies.insert(Identity(301), map))).await;
+        let largest = |there: IpAddr| 1430 - 8 - if there.is_ipv4() { 20 } else { 40 };
+        for there in b.addresses() {
+            assert_eq!(echo(&a.namespace, there, 64, largest(there), Hope::Passes), Answer::Reply, "{there}");
+        }
+        let streams = b.addresses().map(|there| {
+            tcp_stream(&a.namespace, &b.namespace, there, 80, Hope::Passes).unwrap_or_else(|| panic!("{there}"))
+        });
+        // The underlay shrinks below what the containers have.
+        for n in 0..2 {
+            let _place = cluster.place(n);
+            cluster.nodes[n].must(|desired| desired.tunnel_mtu = Some(1330)).await;
+            assert!(ip("link show cilium_vxlan").contains("mtu 1330"));
+        }
+        for (there, (mut client, mut server)) in b.addresses().into_iter().zip(streams) {
+            assert_eq!(echo(&a.namespace, there, 64, largest(there), Hope::Passes), Answer::TooBig, "{there}");
+            assert_eq!(echo(&a.namespace, there, 64, largest(there) - 100, Hope::Passes), Answer::Reply, "{there}");
+            // What is open goes on, in smaller pieces.
+            assert!(carries(&mut client, &mut server, 1 << 20), "{there}");
+            // What was cut up already is cut up once more by an underlay that does so.
+            if cluster.underlay == Underlay::V4 {
+                assert!(udp(&a.namespace, &b.namespace, there, 53, 5000, Hope::Passes), "{there}, in fragments");
+            }
+        }
+    };
+    for underlay in [Underlay::V4, Underlay::V6] {
+        in_node(async |bpffs| test(Cluster::start(&bpffs, underlay, Attach::Auto, [VXLAN; 2]).await).await);
+    }
+}
+
+/// Whether so many bytes get from one end to the other.
+fn carries(from: &mut std::net::TcpStream, to: &mut std::net::TcpStream, bytes: usize) -> bool {
+    use std::io::{Read, Write};
+    to.set_read_timeout(Some(PATIENCE)).unwrap();
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(|| from.write_all(&vec![7; bytes]).is_ok());
+        let received = to.read_exact(&mut vec![0; bytes]).is_ok();
+        // Should nothing have come, the sender must not wait for ever.
+        let _ = to.shutdown(std::net::Shutdown::Both);
+        received && sender.join().unwrap_or(false)
+    })
+}
+
+#[test]
+#[ignore = "needs root: make test"]
 fn hosts_and_containers_of_two_nodes_reach_each_other() {
     in_cluster(async |cluster| {
         let b = cluster.container(1, 513, 301).await;
@@ -231,7 +328,7 @@ fn nobody_but_a_node_speaks_through_the_tunnel() {
         // Somebody on the underlay who is no node, with all that a node would write.
         let stranger = match cluster.underlay {
             Underlay::V4 => IpAddr::from([172, 31, 0, 66]),
-            Underlay::V6 => Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x66).into(),
+            Underlay::V6 | Underlay::V6Alone => Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x66).into(),
         };
         ip(&format!("addr add {stranger}/128 dev uplink0")
             .replace("/128", if stranger.is_ipv4() { "/32" } else { "/128 nodad" }));
@@ -353,11 +450,12 @@ fn no_packet_between_nodes_is_lost_over_restarts() {
                 assert!(talk(&mut client, &mut server), "an open connection goes on");
             }
             // While nothing runs, what is pinned works on.
+            let tables = [0, 1].map(|n| cluster.nodes[n].handle().tables.clone());
             cluster.nodes.iter_mut().for_each(|node| node.handle = None);
             assert!(tcp(&a.namespace, &b.namespace, b.v6(), 80, Hope::Passes));
             assert!(!tcp(&a.namespace, &b.namespace, b.v4(), 81, Hope::Dropped));
             let (sent, received) = stream.finish();
-            assert_eq!(sent, received);
+            assert_eq!(sent, received, "{:?}", tables.map(|tables| tables.metrics()));
             assert!(sent > 100, "{sent}");
         });
     }

@@ -170,6 +170,7 @@ mod tests {
             mtu: None,
             kvstore: std::collections::BTreeSet::new(),
             tunnel_overhead: None,
+            direct_routes: false,
             label_filter: model::label_filter::LabelFilter::default(),
             policy: policy::Options::default(),
             quarantine: 0,

@@ -35,6 +35,7 @@ fn config() -> Config {
         mtu: None,
         kvstore: ["203.0.113.5".parse().unwrap()].into(),
         tunnel_overhead: None,
+        direct_routes: false,
         label_filter: LabelFilter::default(),
         policy: policy::Options::default(),
         quarantine: state::QUARANTINE,
@@ -55,6 +56,7 @@ impl World {
         let words: Vec<&str> = rest.split_whitespace().collect();
         match verb {
             "at" => self.now = Timestamp(duration(rest)?),
+            "direct-routes" => self.config.direct_routes = rest.parse().ok()?,
             "tunnel" => self.config.tunnel_overhead = Some(rest.parse().ok()?),
             "range4" => self.config.ipv4_range = Some(rest.parse().ok()?),
             "restart" => {

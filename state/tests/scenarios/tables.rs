@@ -104,12 +104,13 @@ fn kernel(outputs: &Outputs) -> String {
         format!("pools {}", list(datapath.pools.iter().map(ToString::to_string).collect())),
     ];
     let vteps = datapath.vteps.iter().map(|(prefix, vtep)| format!("{prefix} behind {vtep}"));
+    let hops = datapath.hops.iter().map(|(prefix, node)| format!("{prefix} routed to {node}"));
     let nodes = datapath.nodes.iter().map(|(address, node)| match address == node {
         true => format!("node {node}"),
         false => format!("node {node} by {address}"),
     });
     let identities = datapath.identities.keys().map(|identity| format!("believed {identity}"));
-    table("kernel", rows.into_iter().chain(vteps).chain(nodes).chain(identities))
+    table("kernel", rows.into_iter().chain(vteps).chain(hops).chain(nodes).chain(identities))
 }
 
 fn policies(outputs: &Outputs) -> String {

@@ -125,6 +125,8 @@ fn observed(point: ObservationPoint, event: &Event) -> String {
         ObservationPoint::ToHost => "-> host".to_owned(),
         ObservationPoint::FromHost => "<- host".to_owned(),
         ObservationPoint::ToStack => "-> stack".to_owned(),
+        ObservationPoint::ToOverlay => "-> overlay".to_owned(),
+        ObservationPoint::FromOverlay => "<- overlay".to_owned(),
         ObservationPoint::FromStack => "<- stack".to_owned(),
     }
 }

@@ -50,6 +50,8 @@ fn traces_tell_where_and_in_which_state() {
         (ObservationPoint::ToHost, "-> host"),
         (ObservationPoint::FromHost, "<- host"),
         (ObservationPoint::ToStack, "-> stack"),
+        (ObservationPoint::ToOverlay, "-> overlay"),
+        (ObservationPoint::FromOverlay, "<- overlay"),
         (ObservationPoint::FromStack, "<- stack"),
     ] {
         assert_eq!(text(&arguments(), sample::trace(point)), format!("{arrow} {rest}"));

@@ -50,7 +50,7 @@ fn what_is_recorded_is_what_is_read() {
         // What snapshots have for an address of the host is one.
         ip("link set lo up");
         ip("addr add 172.31.0.1/32 dev lo");
-        let mut reconciler = Reconciler::new(Linux::new(maps, programs).unwrap(), SETTINGS);
+        let mut reconciler = Reconciler::new(Linux::new(maps, programs, Default::default()).unwrap(), SETTINGS);
         let mut runner = TestRunner::deterministic();
         let strategy = snapshot(Just(true));
         for _ in 0..24 {
@@ -85,7 +85,7 @@ fn a_foreign_device_in_the_way_is_a_failure_of_that_endpoint_alone() {
     on_own_kernel(|maps, programs| {
         ip("link set lo up");
         ip("addr add 172.31.0.1/32 dev lo");
-        let mut reconciler = Reconciler::new(Linux::new(maps, programs).unwrap(), SETTINGS);
+        let mut reconciler = Reconciler::new(Linux::new(maps, programs, Default::default()).unwrap(), SETTINGS);
         let mut runner = TestRunner::deterministic();
         let mut desired = loop {
             let desired = snapshot(Just(true)).new_tree(&mut runner).unwrap().current();
