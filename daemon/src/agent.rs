@@ -33,6 +33,8 @@ pub struct Agent {
     /// `None`: other nodes are not probed.
     pub health: Option<Health>,
     pub kvstore: Arc<dyn Backend>,
+    /// This node's parts of subnets that it shares with others.
+    pub blocks: crate::blocks::Blocks,
     pub contact: crate::contact::Contact,
     pub kvstore_counters: crate::metered::Counters,
     pub policy: PolicyStore,

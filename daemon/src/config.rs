@@ -99,6 +99,8 @@ pub struct Config {
     pub conntrack_max: u32,
     pub ipcache_max: u32,
     pub policy_max: u32,
+    /// How long a node without a record keeps its parts of ranges that nodes share.
+    pub block_grace: Duration,
     pub bpf_root: PathBuf,
     pub cluster_name: String,
     pub debug: bool,
@@ -278,6 +280,7 @@ fn validate(
         conntrack_max: reader.number("bpf-ct-global-max", 1024..=16_777_216),
         ipcache_max: reader.number("bpf-ipcache-max", 1024..=16_777_216),
         policy_max: reader.number("bpf-policy-max", 1024..=16_777_216),
+        block_grace: Duration::from_secs(u64::from(reader.number("block-grace", 10..=31_536_000))),
         bpf_root: reader.path("bpf-root"),
         cluster_name: {
             let text = reader.text("cluster-name");
@@ -341,6 +344,12 @@ fn validate(
     let mtu_is_sound = reader.faults.iter().all(|fault| fault.setting != "mtu");
     if mtu_is_sound && config.ipv6.is_some() && config.mtu.is_some_and(|mtu| mtu < 1280) {
         reader.fault("mtu", "IPv6 needs 1280 at least: give more, or --enable-ipv6=false");
+    }
+    if config.block_grace < config.node_grace {
+        reader.fault(
+            "block-grace",
+            "it has to be as long as --node-grace at least: others believe in the node until then",
+        );
     }
     if reader.faults.is_empty() { Ok(config) } else { Err(ConfigError::Invalid(reader.faults)) }
 }

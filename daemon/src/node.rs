@@ -76,6 +76,20 @@ impl Node {
     }
 }
 
+impl Node {
+    /// The ranges of the cluster out of which this node has claimed its pools, and those.
+    pub fn claims(&self, config: &Config) -> Vec<(IpNetwork, IpNetwork)> {
+        let mut claims = Vec::new();
+        if let (Some(Range::Claimed { cluster, .. }), Some(own)) = (config.ipv4, self.ipv4_range) {
+            claims.push((cluster.into(), own.into()));
+        }
+        if let (Some(Range::Claimed { cluster, .. }), Some(own)) = (config.ipv6, self.ipv6_range) {
+            claims.push((cluster.into(), own.into()));
+        }
+        claims
+    }
+}
+
 async fn read(store: &dyn Backend) -> Result<Kept, NodeError> {
     let Some(entry) = store.get(KEY).await.map_err(NodeError::Read)? else { return Ok(Kept::default()) };
     Ok(serde_json::from_slice(&entry.value).unwrap_or_else(|error| {

@@ -20,6 +20,7 @@ mod tasks;
 use crate::agent::Agent;
 use crate::api::{Api, Stage};
 use crate::blocks::Blocks;
+use crate::blocks::keeper::Keeper;
 use crate::cluster::{self, ClusterFeed};
 use crate::config::{Config, Tunnel};
 use crate::contact::Contact;
@@ -201,6 +202,7 @@ async fn start(
         kernel,
         health,
         kvstore: Arc::clone(&stores.shared),
+        blocks: blocks.clone(),
         contact: contact.clone(),
         kvstore_counters: Arc::clone(&stores.counters),
         policy: PolicyStore::new(Arc::clone(&stores.shared)),
@@ -213,6 +215,17 @@ async fn start(
         config: config.clone(),
     });
     stage.send_replace(Stage::Ready(agent));
+    if !stores.is_embedded {
+        let keeper = Keeper {
+            blocks,
+            inputs: inputs.clone(),
+            outputs: outputs.clone(),
+            controllers: controllers.clone(),
+            own: node.claims(&config),
+            grace: config.block_grace,
+        };
+        life.working.spawn("address blocks", |shutdown| keeper.run(shutdown));
+    }
 
     share(&config, &mut stores, &inputs, &outputs, &controllers, &contact, &mut life.working);
     start_datapath(&config, &node, &mut life.working, &inputs, &outputs, &controllers, &kernel_sender).await?;
@@ -305,6 +318,7 @@ fn state_config(config: &Config, node: &Node) -> state::Config {
         direct_routes: config.native.direct_routes,
         label_filter: config.label_filter.clone(),
         policy: policy::Options { enforcement: config.enforcement, allow_localhost: config.allow_localhost },
+        shares_subnets: !matches!(config.kvstore.shared, kvstore::Config::Embedded { .. }),
         quarantine: state::QUARANTINE,
         docker_grace: state::DOCKER_GRACE,
     }

@@ -41,6 +41,7 @@ impl Brain {
             direct_routes: false,
             label_filter: LabelFilter::default(),
             policy: policy::Options::default(),
+            shares_subnets: false,
             quarantine: state::QUARANTINE,
             docker_grace: state::DOCKER_GRACE,
         };

@@ -16,6 +16,7 @@
 //! cilium/state/pools/v1/<node>/<pool>                    JSON address pool
 //! cilium/state/ipam/v1/<node>/<pool>/<ip>                JSON who has the address
 //! cilium/state/blocks/v1/<pool>/<block>                  JSON which node has the block
+//! cilium/state/blocks/v1/turn                            who claimed a block last
 //! ```
 //!
 //! The shapes of identities, nodes, ip and services are Cilium's; the rest is ours, beside them. The cluster of

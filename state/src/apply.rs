@@ -61,6 +61,11 @@ impl State {
             Input::PoolRequest(request) => return self.request_pool(&request, now),
             Input::PoolRelease { pool } => self.release_pool(&pool, now)?,
             Input::AddressRequest(request) => return self.request_address(&request, now),
+            Input::BlockTaken { pool, block } => {
+                self.check_restored()?;
+                self.ipam.take_block(&pool, block)?;
+            }
+            Input::BlockLost { pool, block } => self.ipam.lose_block(&pool, block),
             Input::AddressRelease { pool, address } => self.release_address(&pool, address, now)?,
             Input::NetworkPut(network) => {
                 self.check_restored()?;

@@ -109,6 +109,14 @@ impl State {
         routers.chain(of_pools).chain(self.networks.gateways()).chain(of_endpoints).collect()
     }
 
+    /// The same, but of subnets that are shared with other nodes only what is this node's.
+    pub(crate) fn own_prefixes(&self) -> BTreeSet<IpNetwork> {
+        let shared: BTreeSet<IpNetwork> =
+            self.ipam.pools().filter(|pool| pool.blocks.is_some()).map(|pool| pool.subnet).collect();
+        let held = self.endpoints.iter().flat_map(Endpoint::prefixes);
+        self.pools().difference(&shared).copied().chain(self.ipam.blocks()).chain(held).collect()
+    }
+
     /// All prefixes that endpoints' addresses come from; those that another address management chose are among them.
     pub(crate) fn pools(&self) -> BTreeSet<IpNetwork> {
         let mut pools: BTreeSet<IpNetwork> = self.ipam.pools().map(|pool| pool.subnet).collect();

@@ -82,6 +82,7 @@ impl State {
         let families: Vec<Family> = self.families().collect();
         for family in families {
             let request = AddressRequest {
+                may_claim: false,
                 pool: node_pool_id(family).to_owned(),
                 address: None,
                 part: None,

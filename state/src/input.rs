@@ -90,6 +90,16 @@ pub enum Input {
     },
     /// Answered with `Reply::Address`.
     AddressRequest(AddressRequest),
+    /// This node may give out the addresses of the block, which is part of the pool's subnet. An unknown pool is a success.
+    BlockTaken {
+        pool: String,
+        block: IpNetwork,
+    },
+    /// The block is another node's: no address of it is given out any more.
+    BlockLost {
+        pool: String,
+        block: IpNetwork,
+    },
     /// An unknown address is a success. The address of a living endpoint stays taken until the endpoint is deleted.
     AddressRelease {
         pool: String,
@@ -222,6 +232,8 @@ pub struct AddressRequest {
     /// For people, such as `docker`.
     pub owner: String,
     pub purpose: Purpose,
+    /// Where another block would help, say so rather than give out what rests or nothing.
+    pub may_claim: bool,
 }
 
 /// What an address is for.

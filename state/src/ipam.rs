@@ -44,6 +44,8 @@ pub(crate) struct Ipam {
     resting: BTreeMap<IpAddr, Timestamp>,
     /// Milliseconds that an address rests for.
     quarantine: u64,
+    /// Whether pools other than the node's own are shared with other nodes.
+    shares: bool,
     changed_pools: BTreeSet<String>,
     changed_addresses: BTreeSet<IpAddr>,
 }
@@ -57,8 +59,8 @@ pub(crate) fn node_pool_id(family: Family) -> &'static str {
 }
 
 impl Ipam {
-    pub(crate) fn new(quarantine: u64, node_ranges: &[IpNetwork]) -> Result<Ipam, Rejected> {
-        let mut ipam = Ipam { quarantine, ..Ipam::default() };
+    pub(crate) fn new(quarantine: u64, node_ranges: &[IpNetwork], shares: bool) -> Result<Ipam, Rejected> {
+        let mut ipam = Ipam { quarantine, shares, ..Ipam::default() };
         for range in node_ranges {
             let id = node_pool_id(Family::of_network(range));
             let pool = Pool { node_pool: true, ..Pool::new(id.to_owned(), *range, None)? };
@@ -155,12 +157,20 @@ impl Ipam {
                 if purpose == Purpose::Endpoint && !network_known {
                     purpose = Purpose::Reserved;
                 }
+                if !pool.owns(wanted) && request.may_claim {
+                    let reserved = purpose != Purpose::Endpoint;
+                    return Err(Rejected::ClaimNeeded { subnet: pool.subnet, address: wanted, reserved });
+                }
                 wanted
             }
             (_, None) => {
                 let span = pool.span_within(request.part)?;
-                let full = Rejected::PoolFull(request.part.map_or(pool.subnet, masked));
-                self.next_free(pool, span, holders, now).ok_or(full)?
+                let full = match request.may_claim && pool.blocks.is_some() {
+                    true => Rejected::BlockNeeded { subnet: pool.subnet, range: pool.range },
+                    false => Rejected::PoolFull(request.part.map_or(pool.subnet, masked)),
+                };
+                let may_rest = !request.may_claim || pool.blocks.is_none();
+                self.next_free(pool, span, holders, now, may_rest).ok_or(full)?
             }
         };
         if let Some(pool) = self.pools.get_mut(&request.pool).filter(|_| request.address.is_none()) {
@@ -255,8 +265,9 @@ impl Ipam {
     }
 
     /// Puts a pool back as a record has it. Fails when it overlaps one that is there.
-    pub(crate) fn restore_pool(&mut self, pool: Pool) -> Result<(), Rejected> {
+    pub(crate) fn restore_pool(&mut self, mut pool: Pool) -> Result<(), Rejected> {
         self.check_overlap(&pool)?;
+        pool.blocks = self.shares.then(|| pool.blocks.unwrap_or_default());
         self.pools.insert(pool.id.clone(), pool);
         Ok(())
     }
@@ -276,6 +287,14 @@ impl Ipam {
             let Some(pool) = self.pool_of(address) else { continue };
             let latest = newest.entry(pool.id.clone()).or_insert((allocation.since, address));
             *latest = (*latest).max((allocation.since, address));
+            // Given out before the subnet was shared: what is in use is claimed address by address.
+            let id = pool.id.clone();
+            if !pool.owns(address) && allocation.purpose == Purpose::Endpoint {
+                self.pools
+                    .get_mut(&id)
+                    .and_then(|pool| pool.blocks.as_mut())
+                    .map(|blocks| blocks.insert(single(address)));
+            }
             self.put(address, allocation);
         }
         for (id, (_, address)) in newest {
@@ -298,6 +317,33 @@ impl Ipam {
         self.pools.get(node_pool_id(family)).ok_or(Rejected::FamilyOff(family))
     }
 
+    /// Adds a block to those of a pool.
+    pub(crate) fn take_block(&mut self, id: &str, block: IpNetwork) -> Result<(), Rejected> {
+        let Some(pool) = self.pools.get_mut(id) else { return Ok(()) };
+        let block = masked(block);
+        if !pool.subnet.contains(block.ip()) || block.prefix() < pool.subnet.prefix() {
+            return Err(Rejected::BadBlock { block, subnet: pool.subnet });
+        }
+        if let Some(blocks) = &mut pool.blocks
+            && blocks.insert(block)
+        {
+            self.changed_pools.insert(id.to_owned());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn lose_block(&mut self, id: &str, block: IpNetwork) {
+        let blocks = self.pools.get_mut(id).and_then(|pool| pool.blocks.as_mut());
+        if blocks.is_some_and(|blocks| blocks.remove(&masked(block))) {
+            self.changed_pools.insert(id.to_owned());
+        }
+    }
+
+    /// The blocks of shared subnets that are this node's.
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = IpNetwork> {
+        self.pools.values().filter_map(|pool| pool.blocks.as_ref()).flatten().copied()
+    }
+
     /// Endpoints that have addresses of the new pool already (their network was learnt late) keep them.
     fn make_pool(
         &mut self,
@@ -308,6 +354,7 @@ impl Ipam {
     ) -> Result<String, Rejected> {
         let id = masked(subnet).to_string();
         let mut pool = Pool::new(id.clone(), subnet, range)?;
+        pool.blocks = self.shares.then(BTreeSet::new);
         self.check_overlap(&pool)?;
         while holders.endpoints.contains_key(&pool.gateway) {
             let next = pool::number(pool.gateway) + 1;
@@ -381,13 +428,15 @@ impl Ipam {
         }
     }
 
-    /// The next address in the span that nobody has and that does not rest; if there is none, the one that rests longest.
+    /// The next address in the span that is ours to give, that nobody has and that does not rest; if there is none, the
+    /// one that rests longest.
     fn next_free(
         &self,
         pool: &Pool,
-        (low, high): (u128, u128),
+        span: (u128, u128),
         holders: Holders<'_>,
         now: Timestamp,
+        may_rest: bool,
     ) -> Option<IpAddr> {
         let family = pool.family();
         let held = |address: IpAddr| {
@@ -398,15 +447,20 @@ impl Ipam {
         };
         let resting =
             |address: IpAddr| self.resting.get(&address).is_some_and(|since| now.since(*since) < self.quarantine);
-        let start = pool.start_within((low, high));
-        let fresh = (start..=high)
-            .chain(low..start)
-            .map(|number| pool::address(family, number))
-            .find(|address| !held(*address) && !resting(*address));
+        let spans = pool.own_spans(span);
+        let fresh = spans.iter().find_map(|(low, high)| {
+            let start = pool.start_within((*low, *high));
+            (start..=*high)
+                .chain(*low..start)
+                .map(|number| pool::address(family, number))
+                .find(|address| !held(*address) && !resting(*address))
+        });
         fresh.or_else(|| {
+            let inside = |number: u128| spans.iter().any(|(low, high)| (*low..=*high).contains(&number));
             let spare = self.resting.iter().filter(|(address, _)| {
-                address.is_ipv4() == (family == Family::V4)
-                    && (low..=high).contains(&pool::number(**address))
+                may_rest
+                    && address.is_ipv4() == (family == Family::V4)
+                    && inside(pool::number(**address))
                     && !held(**address)
             });
             spare.min_by_key(|(address, since)| (**since, **address)).map(|(address, _)| *address)

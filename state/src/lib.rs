@@ -79,6 +79,8 @@ pub struct Config {
     pub label_filter: LabelFilter,
     /// When policy is enforced, and whether the host is subject to it.
     pub policy: policy::Options,
+    /// Networks with a subnet of their own share it with other nodes: addresses come out of blocks that this node has.
+    pub shares_subnets: bool,
     /// Milliseconds for which a released address or endpoint number is not given out again while there are others.
     pub quarantine: u64,
     /// Milliseconds for which an endpoint, an address or a network that Docker does not list is left alone: Docker makes
@@ -158,7 +160,7 @@ impl State {
         let range4 = config.ipv4_range.map(IpNetwork::V4);
         let ranges: Vec<IpNetwork> = range4.into_iter().chain(config.ipv6_range.map(IpNetwork::V6)).collect();
         Ok(State {
-            ipam: Ipam::new(config.quarantine, &ranges)?,
+            ipam: Ipam::new(config.quarantine, &ranges, config.shares_subnets)?,
             networks: Networks::default(),
             endpoints: Endpoints::new(config.quarantine),
             identities: Identities::default(),

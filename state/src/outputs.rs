@@ -249,6 +249,8 @@ pub struct PoolView {
     pub range: Option<IpNetwork>,
     pub gateway: IpAddr,
     pub node_pool: bool,
+    /// What of the subnet is this node's to give out; `None`: all of it.
+    pub blocks: Option<BTreeSet<IpNetwork>>,
     /// Requests that hold it.
     pub references: u32,
     /// How many of `capacity` are taken. Fixed addresses outside the range are not among them.

@@ -115,6 +115,10 @@ impl State {
     fn take_changes(&mut self) -> Changes {
         let mut changes = Changes { endpoints: self.endpoints.take_changes(), others: BTreeSet::new() };
         let (pools, addresses) = self.ipam.take_changes();
+        if !pools.is_empty() && self.config.shares_subnets {
+            // It tells which blocks of subnets it has.
+            changes.others.insert(Object::Node);
+        }
         changes.others.extend(pools.into_iter().map(Object::Pool));
         changes.others.extend(addresses.into_iter().map(Object::Address));
         changes.others.extend(self.networks.take_changes().into_iter().map(Object::Network));
@@ -174,7 +178,7 @@ impl State {
                 Object::Network(id) => self.networks.get(id).map(shared::network).unwrap_or_default(),
                 Object::Node => {
                     let routers = self.ipam.pools().filter(|pool| pool.node_pool).map(|pool| pool.gateway);
-                    shared::node(&self.config, routers, &self.health_addresses())
+                    shared::node(&self.config, routers, &self.health_addresses(), self.ipam.blocks())
                 }
                 Object::Endpoint(_) | Object::Pool(_) | Object::Address(_) | Object::Prefix(_) | Object::Policy => {
                     continue;

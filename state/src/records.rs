@@ -20,7 +20,7 @@ use ipnetwork::IpNetwork;
 use model::label_filter::LabelFilter;
 use model::{EndpointId, EndpointState, Identity, Labels, Mac};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -62,6 +62,8 @@ pub(crate) struct PoolRecord {
     pub(crate) node_pool: bool,
     pub(crate) references: u32,
     pub(crate) since: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) blocks: Option<BTreeSet<IpNetwork>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -184,6 +186,7 @@ pub(crate) fn encode_pool(pool: &Pool) -> Option<Arc<str>> {
         node_pool: pool.node_pool,
         references: pool.references,
         since: pool.since,
+        blocks: pool.blocks.clone(),
     })
 }
 

@@ -40,6 +40,12 @@ pub enum Rejected {
     Taken { address: IpAddr, owner: String },
     #[error("no free address is left in {0}")]
     PoolFull(IpNetwork),
+    #[error("this node has no block of {subnet} with a free address")]
+    BlockNeeded { subnet: IpNetwork, range: Option<IpNetwork> },
+    #[error("{address} of {subnet} is in no block of this node")]
+    ClaimNeeded { subnet: IpNetwork, address: IpAddr, reserved: bool },
+    #[error("block {block} is not inside {subnet}")]
+    BadBlock { block: IpNetwork, subnet: IpNetwork },
 
     #[error("network {id:?} cannot be served: {reason}")]
     BadNetwork { id: String, reason: String },
@@ -92,7 +98,10 @@ impl Rejected {
             | Rejected::NodesOwn(_)
             | Rejected::AmbiguousEndpoint(_) => RejectedKind::Conflict,
             Rejected::UnknownPool(_) | Rejected::UnknownEndpoint(_) => RejectedKind::NotFound,
-            Rejected::PoolFull(_) | Rejected::EndpointsFull => RejectedKind::Exhausted,
+            Rejected::PoolFull(_)
+            | Rejected::BlockNeeded { .. }
+            | Rejected::ClaimNeeded { .. }
+            | Rejected::EndpointsFull => RejectedKind::Exhausted,
             Rejected::BadName(_)
             | Rejected::FamilyOff(_)
             | Rejected::WrongFamily { .. }
@@ -100,6 +109,7 @@ impl Rejected {
             | Rejected::BadRange { .. }
             | Rejected::OutsideSubnet { .. }
             | Rejected::SetAside { .. }
+            | Rejected::BadBlock { .. }
             | Rejected::BadNetwork { .. }
             | Rejected::BadEndpoint { .. }
             | Rejected::BadMac { .. }

@@ -214,7 +214,7 @@ impl State {
             }
             reachable.extend(vtep.map(|vtep| (node, vtep)));
         }
-        let own_pools = self.pools();
+        let own_pools = self.own_prefixes();
         for (node, vtep) in &reachable {
             for prefix in node.prefixes.iter().map(|prefix| masked(*prefix)) {
                 if let Some(why) = self.why_not(prefix, &own_pools, &believed) {

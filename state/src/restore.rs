@@ -96,6 +96,7 @@ impl State {
                 gateway_chosen: record.gateway_chosen,
                 references: if record.node_pool { 0 } else { record.references },
                 since: record.since.min(self.now),
+                blocks: record.blocks,
                 ..pool
             })
         });

@@ -32,6 +32,10 @@ struct NodeRecord<'a> {
     health_ipv4: Option<IpAddr>,
     #[serde(rename = "IPv6HealthIP", skip_serializing_if = "Option::is_none")]
     health_ipv6: Option<IpAddr>,
+    #[serde(rename = "IPv4SecondaryAllocCIDRs", skip_serializing_if = "Vec::is_empty")]
+    ipv4_blocks: Vec<Cidr>,
+    #[serde(rename = "IPv6SecondaryAllocCIDRs", skip_serializing_if = "Vec::is_empty")]
+    ipv6_blocks: Vec<Cidr>,
     #[serde(rename = "ClusterID")]
     cluster_id: u32,
     source: &'static str,
@@ -95,8 +99,15 @@ struct NetworkRecord<'a> {
     mtu: Option<u32>,
 }
 
-/// The node, with the addresses of its own that its pools set aside (`routers`), and those of its health endpoint.
-pub(crate) fn node(config: &Config, routers: impl Iterator<Item = IpAddr>, health: &[IpAddr]) -> Entries {
+/// The node, with the addresses of its own that its pools set aside (`routers`), those of its health endpoint, and what
+/// it has of subnets that it shares with other nodes (`blocks`).
+pub(crate) fn node(
+    config: &Config,
+    routers: impl Iterator<Item = IpAddr>,
+    health: &[IpAddr],
+    blocks: impl Iterator<Item = IpNetwork>,
+) -> Entries {
+    let (ipv4_blocks, ipv6_blocks): (Vec<_>, Vec<_>) = blocks.partition(IpNetwork::is_ipv4);
     let own = config.node_ipv4.map(IpAddr::V4).into_iter().chain(config.node_ipv6.map(IpAddr::V6));
     let addresses = own
         .map(|ip| NodeAddress { kind: "InternalIP", ip })
@@ -110,6 +121,8 @@ pub(crate) fn node(config: &Config, routers: impl Iterator<Item = IpAddr>, healt
         ipv6_range: config.ipv6_range.map(|range| cidr(IpNetwork::V6(range))),
         health_ipv4: health.iter().copied().find(IpAddr::is_ipv4),
         health_ipv6: health.iter().copied().find(IpAddr::is_ipv6),
+        ipv4_blocks: ipv4_blocks.into_iter().map(cidr).collect(),
+        ipv6_blocks: ipv6_blocks.into_iter().map(cidr).collect(),
         cluster_id: config.cluster_id,
         source: "local",
         encryption_key: 0,

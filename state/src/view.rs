@@ -78,6 +78,7 @@ impl State {
             range: pool.range,
             gateway: pool.gateway,
             node_pool: pool.node_pool,
+            blocks: pool.blocks.clone(),
             references: pool.references,
             allocated: allocated as u64,
             capacity: pool.capacity(),

@@ -30,6 +30,7 @@ fn config() -> Config {
         direct_routes: false,
         label_filter: LabelFilter::default(),
         policy: policy::Options::default(),
+        shares_subnets: false,
         quarantine: state::QUARANTINE,
         docker_grace: state::DOCKER_GRACE,
     }
@@ -142,6 +143,7 @@ fn address_request() -> impl Strategy<Value = AddressRequest> {
         address: address.map(IpAddr::V4),
         part: None,
         owner: "docker".to_owned(),
+        may_claim: true,
         purpose,
     })
 }

@@ -292,6 +292,7 @@ fn filled_state() -> Result<State> {
         direct_routes: false,
         label_filter: model::label_filter::LabelFilter::default(),
         policy: Options::default(),
+        shares_subnets: false,
         quarantine: 0,
         docker_grace: 0,
     };

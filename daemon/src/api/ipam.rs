@@ -4,10 +4,14 @@
 use super::{Refusal, Request, answer, done};
 use crate::agent::{Agent, DurableError, PLUGIN_LIMIT};
 use crate::api::query::Query;
+use crate::blocks::{ClaimError, Want};
+use crate::controllers::causes;
 use crate::server::{Body, json};
+use crate::writer::{Accepted, SubmitError};
 use ::api::ipam as shape;
 use hyper::{Response, StatusCode};
-use state::{AddressRequest, Family, Input, PoolRequest, PoolView, Purpose, Reply};
+use ipnetwork::IpNetwork;
+use state::{AddressRequest, Family, Input, PoolRequest, PoolView, Purpose, Rejected, Reply};
 use std::net::IpAddr;
 
 /// `GET /v1/ipam/pool`
@@ -42,11 +46,85 @@ pub async fn request_address(agent: &Agent, request: Request) -> Result<Response
     request.query.finish()?;
     let purpose = if body.gateway { Purpose::Gateway } else { Purpose::Endpoint };
     let (pool, owner) = (body.pool, body.owner);
-    let wanted = AddressRequest { pool, address: body.address, part: body.part, owner, purpose };
-    match keep(agent, Input::AddressRequest(wanted)).await? {
-        Reply::Address { pool, address } => Ok(json(StatusCode::OK, &shape::Address { address, pool })),
-        other => Err(unexpected(&other)),
+    let wanted = AddressRequest { pool, address: body.address, part: body.part, owner, purpose, may_claim: true };
+    let (pool, address) = match claim_and_keep(agent, wanted).await? {
+        Reply::Address { pool, address } => (pool, address),
+        other => return Err(unexpected(&other)),
+    };
+    if body.gateway
+        && let Err(refusal) = set_aside(agent, &pool, address).await
+    {
+        agent.inputs.tell(Input::AddressRelease { pool, address }).await;
+        return Err(refusal);
     }
+    Ok(json(StatusCode::OK, &shape::Address { address, pool }))
+}
+
+/// Claims of a subnet that other nodes share what the request needs, as often as it takes: a block may hold only
+/// addresses that are no endpoint's.
+async fn claim_and_keep(agent: &Agent, mut wanted: AddressRequest) -> Result<Reply, Refusal> {
+    for _ in 0..CLAIMS {
+        let refused = match agent.inputs.submit(Input::AddressRequest(wanted.clone())).await {
+            Ok(accepted) => return kept(agent, accepted).await,
+            Err(SubmitError::Rejected(refused)) => refused,
+            Err(error) => return Err(error.into()),
+        };
+        let (subnet, want) = match refused {
+            Rejected::BlockNeeded { subnet, range } => {
+                // What is left is not given out as a block, or what rests would never be used again.
+                (subnet, Want::Block { range: wanted.part.or(range).unwrap_or(subnet) })
+            }
+            Rejected::ClaimNeeded { subnet, address, reserved: true } => (subnet, Want::Aside(address)),
+            Rejected::ClaimNeeded { subnet, address, reserved: false } => (subnet, Want::Address(address)),
+            other => return Err(SubmitError::Rejected(other).into()),
+        };
+        match claim(agent, subnet, want).await {
+            Ok(_) if matches!(want, Want::Aside(_)) => wanted.may_claim = false,
+            Ok(block) => drop(keep(agent, Input::BlockTaken { pool: wanted.pool.clone(), block }).await?),
+            Err(Claiming::Failed(ClaimError::NothingLeft { .. })) => wanted.may_claim = false,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    wanted.may_claim = false;
+    keep(agent, Input::AddressRequest(wanted)).await
+}
+
+/// How many blocks one request may take.
+const CLAIMS: usize = 4;
+
+/// Makes sure that no node gives the gateway of a shared subnet to an endpoint.
+async fn set_aside(agent: &Agent, pool: &str, address: IpAddr) -> Result<(), Refusal> {
+    let shared = agent.snapshot().view.pools.get(pool).filter(|pool| pool.blocks.is_some()).map(|pool| pool.subnet);
+    if let Some(subnet) = shared {
+        claim(agent, subnet, Want::Aside(address)).await?;
+    }
+    Ok(())
+}
+
+/// Why nothing was claimed.
+#[derive(Debug, thiserror::Error)]
+enum Claiming {
+    #[error(transparent)]
+    Failed(#[from] ClaimError),
+    #[error(
+        "the kvstore did not confirm a claim on {subnet} within {PLUGIN_LIMIT:?}; other nodes may have addresses of it"
+    )]
+    Slow { subnet: IpNetwork },
+}
+
+impl From<Claiming> for Refusal {
+    fn from(error: Claiming) -> Refusal {
+        let status = match &error {
+            Claiming::Failed(ClaimError::Taken { .. } | ClaimError::NothingLeft { .. }) => StatusCode::CONFLICT,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Refusal::new(status, causes(&error))
+    }
+}
+
+async fn claim(agent: &Agent, subnet: IpNetwork, want: Want) -> Result<IpNetwork, Claiming> {
+    let taken = tokio::time::timeout(PLUGIN_LIMIT, agent.blocks.take(subnet, want)).await;
+    Ok(taken.map_err(|_| Claiming::Slow { subnet })??)
 }
 
 /// `DELETE /v1/ipam/address/{pool}/{address}`
@@ -59,9 +137,14 @@ pub async fn release_address(agent: &Agent, mut request: Request) -> Result<Resp
 
 /// Takes something in and waits until it is on disk; otherwise takes it back.
 async fn keep(agent: &Agent, input: Input) -> Result<Reply, Refusal> {
-    match agent.submit_durably(input, PLUGIN_LIMIT).await {
-        Ok(accepted) => Ok(accepted.reply),
-        Err(DurableError::NotDurable { accepted, source }) => {
+    let accepted = agent.inputs.submit(input).await?;
+    kept(agent, accepted).await
+}
+
+async fn kept(agent: &Agent, accepted: Accepted) -> Result<Reply, Refusal> {
+    match agent.on_disk(accepted.outputs.records_revision, PLUGIN_LIMIT).await {
+        Ok(()) => Ok(accepted.reply),
+        Err(source) => {
             let back = match accepted.reply {
                 Reply::Pool(pool) => Some(Input::PoolRelease { pool: pool.id }),
                 Reply::Address { pool, address } => Some(Input::AddressRelease { pool, address }),
@@ -72,7 +155,6 @@ async fn keep(agent: &Agent, input: Input) -> Result<Reply, Refusal> {
             }
             Err(source.into())
         }
-        Err(error) => Err(error.into()),
     }
 }
 

@@ -62,6 +62,12 @@ pub const SETTINGS: &[Setting] = &[
         "false",
         "With --tunnel=disabled: route other nodes' pods to those nodes, which are on the same network",
     ),
+    text(
+        "block-grace",
+        "SECONDS",
+        "604800",
+        "How long a node whose record is gone keeps its blocks of addresses (10..=31536000)",
+    ),
     text("bpf-ct-global-max", "N", "524288", "Flows that connection tracking can hold, each address family"),
     text("bpf-ipcache-max", "N", "512000", "Addresses that the kernel's identity table can hold"),
     text("bpf-policy-max", "N", "131072", "Entries that the kernel's policy table can hold, all identities together"),

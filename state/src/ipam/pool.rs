@@ -5,6 +5,7 @@ use crate::Rejected;
 use crate::input::Family;
 use crate::outputs::Timestamp;
 use ipnetwork::IpNetwork;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Longest prefixes of a subnet: room for the network address, a gateway, one endpoint and (IPv4) the broadcast address.
@@ -26,6 +27,8 @@ pub(crate) struct Pool {
     pub(crate) since: Timestamp,
     /// The number of the address that was handed out last.
     pub(crate) cursor: Option<u128>,
+    /// What of the subnet is this node's to give out; `None`: all of it, no other node has the subnet.
+    pub(crate) blocks: Option<BTreeSet<IpNetwork>>,
 }
 
 impl Pool {
@@ -45,6 +48,7 @@ impl Pool {
             references: 0,
             since: Timestamp::default(),
             cursor: None,
+            blocks: None,
         };
         if let Some(range) = range {
             pool.check_range(range)?;
@@ -111,6 +115,18 @@ impl Pool {
             return Ok((low, high));
         }
         Err(Rejected::BadRange { range: part, subnet: self.subnet, reason: "it has no address of the pool's range" })
+    }
+
+    /// The parts of a span that are this node's to give out.
+    pub(crate) fn own_spans(&self, (low, high): (u128, u128)) -> Vec<(u128, u128)> {
+        let Some(blocks) = &self.blocks else { return vec![(low, high)] };
+        let parts = blocks.iter().map(|block| (first(block).max(low), last(block).min(high)));
+        parts.filter(|(low, high)| low <= high).collect()
+    }
+
+    /// Whether the address is this node's to give out.
+    pub(crate) fn owns(&self, address: IpAddr) -> bool {
+        self.blocks.as_ref().is_none_or(|blocks| blocks.iter().any(|block| block.contains(address)))
     }
 
     /// The number of a span to try first: the one after that handed out last.

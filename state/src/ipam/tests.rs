@@ -26,7 +26,7 @@ fn ip(text: &str) -> IpAddr {
 
 fn ipam(ranges: &[&str]) -> Ipam {
     let ranges: Vec<IpNetwork> = ranges.iter().map(|range| net(range)).collect();
-    Ipam::new(QUARANTINE, &ranges).unwrap()
+    Ipam::new(QUARANTINE, &ranges, false).unwrap()
 }
 
 fn pool(ipam: &mut Ipam, subnet: Option<&str>, range: Option<&str>) -> Result<String, Rejected> {
@@ -47,7 +47,7 @@ fn ask(
     now: u64,
 ) -> Result<IpAddr, Rejected> {
     let (pool, owner) = (pool.to_owned(), "docker".to_owned());
-    let request = AddressRequest { pool, address: fixed.map(ip), part: None, owner, purpose };
+    let request = AddressRequest { pool, address: fixed.map(ip), part: None, owner, purpose, may_claim: true };
     ipam.request_address(&request, true, world.holders(), Timestamp(now))
 }
 
@@ -71,8 +71,14 @@ fn a_part_of_a_pool_gives_its_own_addresses_only() {
     let mut within = |part: &str| {
         let owner = "docker".to_owned();
         let part = Some(net(part));
-        let request =
-            AddressRequest { pool: "node-ipv4".to_owned(), address: None, part, owner, purpose: Purpose::Endpoint };
+        let request = AddressRequest {
+            pool: "node-ipv4".to_owned(),
+            address: None,
+            part,
+            owner,
+            purpose: Purpose::Endpoint,
+            may_claim: true,
+        };
         ipam.request_address(&request, true, world.holders(), Timestamp(0)).map(|address| address.to_string())
     };
     assert_eq!(within("10.9.0.64/29").unwrap(), "10.9.0.65");

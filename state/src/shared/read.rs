@@ -37,6 +37,10 @@ struct NodeRecord {
     health_ipv4: Option<IpAddr>,
     #[serde(rename = "IPv6HealthIP")]
     health_ipv6: Option<IpAddr>,
+    #[serde(rename = "IPv4SecondaryAllocCIDRs", default)]
+    ipv4_blocks: Option<Vec<Cidr>>,
+    #[serde(rename = "IPv6SecondaryAllocCIDRs", default)]
+    ipv6_blocks: Option<Vec<Cidr>>,
 }
 
 #[derive(Deserialize)]
@@ -91,7 +95,8 @@ pub fn node(name: NodeName, value: &[u8]) -> Result<RemoteNode, RecordError> {
     if record.name != name.name || record.cluster != name.cluster {
         return Err(RecordError::OtherKey { found: format!("{:?} in cluster {:?}", record.name, record.cluster) });
     }
-    let ranges = record.ipv4_range.into_iter().chain(record.ipv6_range);
+    let blocks = record.ipv4_blocks.into_iter().chain(record.ipv6_blocks).flatten();
+    let ranges = record.ipv4_range.into_iter().chain(record.ipv6_range).chain(blocks);
     let prefixes = ranges.map(prefix).collect::<Option<_>>().ok_or(RecordError::Content("a range has a bad mask"))?;
     let addresses = record.addresses.unwrap_or_default();
     if addresses.len() > MAX_ADDRESSES {
@@ -173,17 +178,22 @@ mod tests {
             direct_routes: false,
             label_filter: model::label_filter::LabelFilter::default(),
             policy: policy::Options::default(),
+            shares_subnets: false,
             quarantine: 0,
             docker_grace: 0,
         };
         let router = "10.64.1.1".parse().unwrap();
         let health = ["10.64.1.9", "fd64::1:9"].map(|ip| ip.parse().unwrap());
-        let entries = crate::shared::node(&config, [router].into_iter(), &health);
+        let blocks = ["10.9.1.16/28", "fd09::7/128"].map(|block| block.parse().unwrap());
+        let entries = crate::shared::node(&config, [router].into_iter(), &health, blocks.into_iter());
         let read = node(name(), entries[0].1.as_bytes()).unwrap();
         assert_eq!(read.addresses, ["192.0.2.2", "2001:db8::2"].map(|ip| ip.parse().unwrap()).into());
         assert_eq!(read.routers, [router].into());
         assert_eq!(read.health, health.into());
-        assert_eq!(read.prefixes, ["10.64.1.0/24", "fd64::1:0/112"].map(|p| p.parse().unwrap()).into());
+        assert_eq!(
+            read.prefixes,
+            ["10.64.1.0/24", "fd64::1:0/112", "10.9.1.16/28", "fd09::7/128"].map(|p| p.parse().unwrap()).into()
+        );
     }
 
     #[test]

@@ -38,6 +38,7 @@ fn config() -> Config {
         direct_routes: false,
         label_filter: LabelFilter::default(),
         policy: policy::Options::default(),
+        shares_subnets: false,
         quarantine: state::QUARANTINE,
         docker_grace: state::DOCKER_GRACE,
     }
@@ -57,6 +58,7 @@ impl World {
         match verb {
             "at" => self.now = Timestamp(duration(rest)?),
             "direct-routes" => self.config.direct_routes = rest.parse().ok()?,
+            "shared-subnets" => self.config.shares_subnets = true,
             "tunnel" => self.config.tunnel_overhead = Some(rest.parse().ok()?),
             "range4" => self.config.ipv4_range = Some(rest.parse().ok()?),
             "restart" => {
@@ -131,6 +133,8 @@ fn input(verb: &str, rest: &str, words: &[&str]) -> Option<Input> {
         "remembered" => {
             Input::IdentityRemembered { identity: identity(words.first()?)?, labels: labels(words.get(1)?)? }
         }
+        "block" => Input::BlockTaken { pool: (*words.first()?).to_owned(), block: words.get(1)?.parse().ok()? },
+        "block-lost" => Input::BlockLost { pool: (*words.first()?).to_owned(), block: words.get(1)?.parse().ok()? },
         "identity-gone" => Input::IdentityGone { identity: identity(rest)? },
         "node" => Input::NodeKnown(remote_node(words)?),
         "node-gone" => Input::NodeGone(node_name(rest)),
@@ -224,7 +228,7 @@ fn address_request(words: &[&str]) -> Option<AddressRequest> {
     };
     let address = words.get(1).filter(|word| !word.contains('=')).map(|word| word.parse()).transpose().ok()?;
     let (pool, owner) = ((*words.first()?).to_owned(), "docker".to_owned());
-    Some(AddressRequest { pool, address, part: None, owner, purpose })
+    Some(AddressRequest { pool, address, part: None, owner, purpose, may_claim: true })
 }
 
 fn network(words: &[&str]) -> Option<Network> {
