@@ -8,6 +8,7 @@ use crate::controllers::causes;
 use api::policy::{NodeEnforcement, PolicyStatus};
 use kvstore::session::Session;
 use kvstore::{Backend, keys};
+use model::Identity;
 use serde::{Deserialize, Serialize};
 use state::{Outputs, View};
 use std::collections::BTreeMap;
@@ -36,14 +37,16 @@ struct Record {
 impl Record {
     fn of(view: &View) -> Record {
         let revision = view.policy.revision;
-        let behind = view.endpoints.values().filter_map(|endpoint| {
+        // The node's own endpoint for probes is no container.
+        let containers = || view.endpoints.values().filter(|endpoint| endpoint.identity != Identity::HEALTH);
+        let behind = containers().filter_map(|endpoint| {
             let reason = endpoint.failure.as_ref()?;
             Some(format!("endpoint {}: {reason}", endpoint.id))
         });
         Record {
             revision,
-            enforced: view.endpoints.values().map(|endpoint| endpoint.policy_revision).min().unwrap_or(revision),
-            endpoints: view.endpoints.len(),
+            enforced: containers().map(|endpoint| endpoint.policy_revision).min().unwrap_or(revision),
+            endpoints: containers().count(),
             failing: view.policy.fault.iter().cloned().chain(behind).take(NAMED).collect(),
         }
     }
