@@ -45,7 +45,8 @@ impl Responder {
         let one = |address| answer(address, &self.controllers, &slots);
         tokio::select! {
             () = shutdown.cancelled() => {}
-            _ = futures::future::join_all(self.addresses.iter().copied().map(one)) => {}
+            // A node without an address has nothing to answer on, and goes on all the same.
+            _ = futures::future::join_all(self.addresses.iter().copied().map(one)), if !self.addresses.is_empty() => {}
         }
     }
 }
