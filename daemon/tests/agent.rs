@@ -242,7 +242,7 @@ fn secrets_are_in_no_report() {
 #[ignore = "needs root: make test"]
 fn an_unreachable_kvstore_stops_nothing_that_was_known() {
     let mut world = World::new();
-    let options = ["--kvstore=etcd", "--kvstore-opt=etcd.address=127.0.0.1:9"];
+    let options = ["--kvstore=etcd", "--kvstore-opt=etcd.address=127.0.0.1:9", "--enable-health-checking=false"];
     world.start(&options);
     world.until("the kvstore is said to be away", |world| {
         world.get("/v1/healthz")["kvstore"]["state"] == json!("Failure")
