@@ -4,15 +4,21 @@ use crate::lab::{Container, Node, config, in_node, policy};
 use crate::traffic::{Hope, talk, tcp, tcp_stream};
 use datapath::Config;
 use model::{Identity, Protocol};
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+/// Bytes; seconds of datagrams.
+const RECEIVE_BUFFER: usize = 1 << 26;
+
 /// Numbered datagrams from one container to another, until it is stopped.
 pub struct Stream {
     stop: Arc<AtomicBool>,
+    /// All that was sent is on its way: a silence is the end.
+    sent: Arc<AtomicBool>,
     sender: JoinHandle<u64>,
     receiver: JoinHandle<u64>,
 }
@@ -22,14 +28,15 @@ impl Stream {
         let target = SocketAddr::new(b.v4(), 9000);
         let server = b.namespace.run(|| UdpSocket::bind(target)).unwrap().unwrap();
         let client = a.namespace.run(|| UdpSocket::bind((a.v4(), 0))).unwrap().unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
+        // A receiver that is not scheduled for a while loses nothing: what is lost, the datapath lost.
+        setsockopt(&server, RcvBufForce, &RECEIVE_BUFFER).unwrap();
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (stopped, all_sent) = (stop.clone(), sent.clone());
         let sender = std::thread::spawn(move || {
             let mut sent = 0u64;
             while !stopped.load(Ordering::Relaxed) {
                 client.send_to(&sent.to_ne_bytes(), target).unwrap();
                 sent += 1;
-                // Slow enough that the receiver's buffer never fills: what is lost, the datapath lost.
                 std::thread::sleep(Duration::from_micros(200));
             }
             sent
@@ -38,18 +45,24 @@ impl Stream {
             server.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
             let mut buffer = [0; 16];
             let mut count = 0;
-            while server.recv(&mut buffer).is_ok() {
-                count += 1;
+            loop {
+                let ending = all_sent.load(Ordering::Relaxed);
+                match server.recv(&mut buffer) {
+                    Ok(_) => count += 1,
+                    Err(_) if ending => return count,
+                    Err(_) => {}
+                }
             }
-            count
         });
-        Stream { stop, sender, receiver }
+        Stream { stop, sent, sender, receiver }
     }
 
     /// How many were sent and how many arrived.
     pub fn finish(self) -> (u64, u64) {
         self.stop.store(true, Ordering::Relaxed);
-        (self.sender.join().unwrap(), self.receiver.join().unwrap())
+        let sent = self.sender.join().unwrap();
+        self.sent.store(true, Ordering::Relaxed);
+        (sent, self.receiver.join().unwrap())
     }
 }
 
