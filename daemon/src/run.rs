@@ -412,12 +412,13 @@ fn share(
     working.spawn_infallible("policy status", |shutdown| teller.run(shutdown));
     let publisher = Publisher { session: session.clone(), outputs: outputs.clone(), controllers: controllers.clone() };
     working.spawn_infallible("publisher", |shutdown| publisher.run(shutdown));
+    // In a cluster a node that lost its lease must not be believed in any more when numbers that it may still use are given
+    // to others.
     let pace = if stores.is_embedded { EMBEDDED_PACE } else { CLUSTER_PACE };
     let range = Identity::MIN_ALLOCATED..=Identity::MAX_ALLOCATED;
     let options = allocator::Options {
         choice: pace.choice,
-        // A node that lost its lease is not believed in any more when numbers that it may still use are given to others.
-        grace: pace.grace.max(config.node_grace * 2),
+        grace: if stores.is_embedded { pace.grace } else { pace.grace.max(config.node_grace * 2) },
         remembered: known.iter().map(|(identity, labels)| (labels.sorted_list(), identity.0)).collect(),
         ..allocator::Options::new(kvstore::keys::IDENTITIES, &config.node_name, range)
     };

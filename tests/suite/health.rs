@@ -26,13 +26,20 @@ fn is_reached(path: &Value) -> bool {
     ["icmp", "http"].iter().all(|kind| path[kind]["status"] == "" && path[kind]["lastProbed"].is_string())
 }
 
+/// Whether a node has told of both its ends: it announces its health endpoint a moment after itself.
+fn is_whole(node: &Value) -> bool {
+    let of = |end: &str| paths(node).iter().filter(|(which, _)| *which == end).count();
+    of("health-endpoint") == of("host")
+}
+
 /// Waits until the node says that all are reached.
 fn all_reached(world: &World, count: usize) -> Result<()> {
     eventually(Duration::from_secs(60), "all nodes to be reached", || {
         let health = world.agent.cilium_json(&["health", "status"])?;
         let nodes = health["nodes"].as_array().context("no nodes")?;
         let all = || nodes.iter().flat_map(paths);
-        ensure!(nodes.len() == count && all().all(|(_, path)| is_reached(path)), "{health:#}");
+        let whole = nodes.len() == count && nodes.iter().all(is_whole);
+        ensure!(whole && all().all(|(_, path)| is_reached(path)), "{health:#}");
         Ok(())
     })
 }
