@@ -248,6 +248,129 @@ struct frag_entry {
 	__u32 seen; /* jiffies, low 32 bits, of the first fragment */
 };
 
+/* ---- services: what is asked for, who answers, and how one of those is chosen -------------------------------------- */
+
+/*
+ * A service number and a backend number name one frontend and one backend of this kernel: never 0, and not given to
+ * another one while flows may remember it. They are indices into arrays after a modulo; the element says which number it
+ * holds, so that what is remembered too long finds nothing instead of somebody else. Write backends, places and the
+ * reverse entry first, then the service; take them away, after a while, in the reverse order.
+ */
+#define LB_SERVICES 262144
+#define LB_BACKENDS 524288
+
+/* cilium_lb_services: HASH, lb_key -> lb_service. */
+struct lb_key {
+	__u8 address[16]; /* IPv4 in the first four, the rest 0 */
+	__be16 port;
+	__u8 protocol;
+	__u8 family; /* FAMILY_* */
+};
+
+/* lb_service.kind, by who may ask; the names are Cilium's. */
+enum lb_kind {
+	LB_CLUSTER_IP = 1, /* who asks from outside the cluster is refused */
+	LB_NODE_PORT = 2,
+	LB_EXTERNAL_IP = 3,
+	LB_LOAD_BALANCER = 4,
+	LB_HOST_PORT = 5,
+};
+
+/* The backend is found by a hash of the flow instead of a random number. */
+#define LB_MAGLEV 1
+/* Who comes from elsewhere must be in cilium_lb_source_range. */
+#define LB_SOURCE_RANGES 2
+/* The address is one of this host's loopback ones: nobody but the host itself means it. */
+#define LB_LOOPBACK 4
+
+/* Indices into first, places: where a flow begins. */
+#define LB_INTERNAL 0 /* on a node: in a container or on the host */
+#define LB_EXTERNAL 1 /* elsewhere */
+
+/* Half a cache line. */
+struct lb_service {
+	__u32 number;
+	__u32 first[2]; /* where its places begin in cilium_lb_places */
+	__u32 places[2]; /* how many those are; 0: flows are refused at once */
+	__u32 affinity; /* seconds for which a client stays with its backend after its last packet; 0: not at all */
+	__u8 kind; /* enum lb_kind */
+	__u8 flags; /* LB_MAGLEV, LB_SOURCE_RANGES, LB_LOOPBACK */
+	__u8 pad[6];
+};
+
+/* cilium_lb_places: ARRAY, place / LB_ROW -> lb_row: numbers of backends, 0 where nobody is. */
+#define LB_ROW 16
+
+struct lb_row {
+	__u32 backend[LB_ROW];
+};
+
+/* New flows go elsewhere; those that rest on it go on. */
+#define LB_BACKEND_LEAVING 1
+
+/* cilium_lb_backends: ARRAY, number % LB_BACKENDS -> lb_backend. */
+struct lb_backend {
+	__u32 number; /* the whole one: another one means that this backend is gone */
+	__be16 port;
+	__u8 family;
+	__u8 flags; /* LB_BACKEND_* */
+	__u8 address[16];
+};
+
+/* cilium_lb_reverse: ARRAY, number % LB_SERVICES -> lb_reverse: what was asked for, for what comes back. */
+struct lb_reverse {
+	__u32 number; /* the whole one: another one means that this service is gone */
+	__be16 port;
+	__u8 family;
+	__u8 pad;
+	__u8 address[16];
+};
+
+/* cilium_lb_affinity: LRU_HASH, lb_client -> lb_affinity: who was served by whom. */
+struct lb_client {
+	__u8 client[16]; /* its address; at a socket the cookie of its network namespace, in the first eight */
+	__u32 service; /* number */
+	__u8 by_cookie; /* bool */
+	__u8 pad[3];
+};
+
+struct lb_affinity {
+	__u32 backend; /* number */
+	__u32 seen; /* jiffies, low 32 bits */
+};
+
+/* cilium_lb_affinity_match: HASH, lb_member -> __u32 that says nothing: the backend still is one of the service's. */
+struct lb_member {
+	__u32 service; /* number */
+	__u32 backend; /* number */
+};
+
+/* cilium_lb_source_range: LPM_TRIE, lb_source -> __u32 that says nothing. */
+#define LB_SOURCE_SERVICE_BITS 32
+
+struct lb_source {
+	__u32 prefix; /* LB_SOURCE_SERVICE_BITS + length of the prefix */
+	__u32 service; /* number */
+	__u8 address[16];
+};
+
+/* cilium_lb_reverse_sk: LRU_HASH, lb_peer -> lb_asked: what a socket asked for that was connected to a backend. */
+struct lb_peer {
+	__u64 cookie; /* of the socket */
+	__u8 address[16];
+	__be16 port;
+	__u8 family;
+	__u8 pad[5];
+};
+
+struct lb_asked {
+	__u8 address[16];
+	__be16 port;
+	__u8 family;
+	__u8 pad;
+	__u32 service; /* number */
+};
+
 /* ---- cilium_metrics: PERCPU_ARRAY, reason -> metric --------------------------------------------------------------- */
 
 #define METRIC_REASONS 256

@@ -43,6 +43,16 @@ pub const CT_OPENED_BY_B: u32 = 1;
 pub const CT_HAIRPIN: u32 = 2;
 pub const CT_TUNNEL: u32 = 4;
 pub const REPORT_SHIFT: u32 = 6;
+pub const LB_SERVICES: u32 = 262144;
+pub const LB_BACKENDS: u32 = 524288;
+pub const LB_MAGLEV: u32 = 1;
+pub const LB_SOURCE_RANGES: u32 = 2;
+pub const LB_LOOPBACK: u32 = 4;
+pub const LB_INTERNAL: u32 = 0;
+pub const LB_EXTERNAL: u32 = 1;
+pub const LB_ROW: u32 = 16;
+pub const LB_BACKEND_LEAVING: u32 = 1;
+pub const LB_SOURCE_SERVICE_BITS: u32 = 32;
 pub const METRIC_REASONS: u32 = 256;
 pub const REASON_FORWARDED: u32 = 0;
 pub const REASON_EVENT_LOST: u32 = 1;
@@ -330,6 +340,197 @@ const _: () = {
     ["Offset of field: FragEntry::source_port"][::core::mem::offset_of!(FragEntry, source_port) - 0usize];
     ["Offset of field: FragEntry::destination_port"][::core::mem::offset_of!(FragEntry, destination_port) - 2usize];
     ["Offset of field: FragEntry::seen"][::core::mem::offset_of!(FragEntry, seen) - 4usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
+pub struct LbKey {
+    pub address: [u8; 16usize],
+    pub port: Be16,
+    pub protocol: u8,
+    pub family: u8,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LbKey"][::core::mem::size_of::<LbKey>() - 20usize];
+    ["Alignment of LbKey"][::core::mem::align_of::<LbKey>() - 2usize];
+    ["Offset of field: LbKey::address"][::core::mem::offset_of!(LbKey, address) - 0usize];
+    ["Offset of field: LbKey::port"][::core::mem::offset_of!(LbKey, port) - 16usize];
+    ["Offset of field: LbKey::protocol"][::core::mem::offset_of!(LbKey, protocol) - 18usize];
+    ["Offset of field: LbKey::family"][::core::mem::offset_of!(LbKey, family) - 19usize];
+};
+pub const LB_CLUSTER_IP: LbKind = 1;
+pub const LB_NODE_PORT: LbKind = 2;
+pub const LB_EXTERNAL_IP: LbKind = 3;
+pub const LB_LOAD_BALANCER: LbKind = 4;
+pub const LB_HOST_PORT: LbKind = 5;
+pub type LbKind = u32;
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
+pub struct LbService {
+    pub number: u32,
+    pub first: [u32; 2usize],
+    pub places: [u32; 2usize],
+    pub affinity: u32,
+    pub kind: u8,
+    pub flags: u8,
+    pub pad: [u8; 6usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LbService"][::core::mem::size_of::<LbService>() - 32usize];
+    ["Alignment of LbService"][::core::mem::align_of::<LbService>() - 4usize];
+    ["Offset of field: LbService::number"][::core::mem::offset_of!(LbService, number) - 0usize];
+    ["Offset of field: LbService::first"][::core::mem::offset_of!(LbService, first) - 4usize];
+    ["Offset of field: LbService::places"][::core::mem::offset_of!(LbService, places) - 12usize];
+    ["Offset of field: LbService::affinity"][::core::mem::offset_of!(LbService, affinity) - 20usize];
+    ["Offset of field: LbService::kind"][::core::mem::offset_of!(LbService, kind) - 24usize];
+    ["Offset of field: LbService::flags"][::core::mem::offset_of!(LbService, flags) - 25usize];
+    ["Offset of field: LbService::pad"][::core::mem::offset_of!(LbService, pad) - 26usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
+pub struct LbRow {
+    pub backend: [u32; 16usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LbRow"][::core::mem::size_of::<LbRow>() - 64usize];
+    ["Alignment of LbRow"][::core::mem::align_of::<LbRow>() - 4usize];
+    ["Offset of field: LbRow::backend"][::core::mem::offset_of!(LbRow, backend) - 0usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
+pub struct LbBackend {
+    pub number: u32,
+    pub port: Be16,
+    pub family: u8,
+    pub flags: u8,
+    pub address: [u8; 16usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LbBackend"][::core::mem::size_of::<LbBackend>() - 24usize];
+    ["Alignment of LbBackend"][::core::mem::align_of::<LbBackend>() - 4usize];
+    ["Offset of field: LbBackend::number"][::core::mem::offset_of!(LbBackend, number) - 0usize];
+    ["Offset of field: LbBackend::port"][::core::mem::offset_of!(LbBackend, port) - 4usize];
+    ["Offset of field: LbBackend::family"][::core::mem::offset_of!(LbBackend, family) - 6usize];
+    ["Offset of field: LbBackend::flags"][::core::mem::offset_of!(LbBackend, flags) - 7usize];
+    ["Offset of field: LbBackend::address"][::core::mem::offset_of!(LbBackend, address) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
+pub struct LbReverse {
+    pub number: u32,
+    pub port: Be16,
+    pub family: u8,
+    pub pad: u8,
+    pub address: [u8; 16usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LbReverse"][::core::mem::size_of::<LbReverse>() - 24usize];
+    ["Alignment of LbReverse"][::core::mem::align_of::<LbReverse>() - 4usize];
+    ["Offset of field: LbReverse::number"][::core::mem::offset_of!(LbReverse, number) - 0usize];
+    ["Offset of field: LbReverse::port"][::core::mem::offset_of!(LbReverse, port) - 4usize];
+    ["Offset of field: LbReverse::family"][::core::mem::offset_of!(LbReverse, family) - 6usize];
+    ["Offset of field: LbReverse::pad"][::core::mem::offset_of!(LbReverse, pad) - 7usize];
+    ["Offset of field: LbReverse::address"][::core::mem::offset_of!(LbReverse, address) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
+pub struct LbClient {
+    pub client: [u8; 16usize],
+    pub service: u32,
+    pub by_cookie: u8,
+    pub pad: [u8; 3usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LbClient"][::core::mem::size_of::<LbClient>() - 24usize];
+    ["Alignment of LbClient"][::core::mem::align_of::<LbClient>() - 4usize];
+    ["Offset of field: LbClient::client"][::core::mem::offset_of!(LbClient, client) - 0usize];
+    ["Offset of field: LbClient::service"][::core::mem::offset_of!(LbClient, service) - 16usize];
+    ["Offset of field: LbClient::by_cookie"][::core::mem::offset_of!(LbClient, by_cookie) - 20usize];
+    ["Offset of field: LbClient::pad"][::core::mem::offset_of!(LbClient, pad) - 21usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
+pub struct LbAffinity {
+    pub backend: u32,
+    pub seen: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LbAffinity"][::core::mem::size_of::<LbAffinity>() - 8usize];
+    ["Alignment of LbAffinity"][::core::mem::align_of::<LbAffinity>() - 4usize];
+    ["Offset of field: LbAffinity::backend"][::core::mem::offset_of!(LbAffinity, backend) - 0usize];
+    ["Offset of field: LbAffinity::seen"][::core::mem::offset_of!(LbAffinity, seen) - 4usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
+pub struct LbMember {
+    pub service: u32,
+    pub backend: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LbMember"][::core::mem::size_of::<LbMember>() - 8usize];
+    ["Alignment of LbMember"][::core::mem::align_of::<LbMember>() - 4usize];
+    ["Offset of field: LbMember::service"][::core::mem::offset_of!(LbMember, service) - 0usize];
+    ["Offset of field: LbMember::backend"][::core::mem::offset_of!(LbMember, backend) - 4usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
+pub struct LbSource {
+    pub prefix: u32,
+    pub service: u32,
+    pub address: [u8; 16usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LbSource"][::core::mem::size_of::<LbSource>() - 24usize];
+    ["Alignment of LbSource"][::core::mem::align_of::<LbSource>() - 4usize];
+    ["Offset of field: LbSource::prefix"][::core::mem::offset_of!(LbSource, prefix) - 0usize];
+    ["Offset of field: LbSource::service"][::core::mem::offset_of!(LbSource, service) - 4usize];
+    ["Offset of field: LbSource::address"][::core::mem::offset_of!(LbSource, address) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
+pub struct LbPeer {
+    pub cookie: u64,
+    pub address: [u8; 16usize],
+    pub port: Be16,
+    pub family: u8,
+    pub pad: [u8; 5usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LbPeer"][::core::mem::size_of::<LbPeer>() - 32usize];
+    ["Alignment of LbPeer"][::core::mem::align_of::<LbPeer>() - 8usize];
+    ["Offset of field: LbPeer::cookie"][::core::mem::offset_of!(LbPeer, cookie) - 0usize];
+    ["Offset of field: LbPeer::address"][::core::mem::offset_of!(LbPeer, address) - 8usize];
+    ["Offset of field: LbPeer::port"][::core::mem::offset_of!(LbPeer, port) - 24usize];
+    ["Offset of field: LbPeer::family"][::core::mem::offset_of!(LbPeer, family) - 26usize];
+    ["Offset of field: LbPeer::pad"][::core::mem::offset_of!(LbPeer, pad) - 27usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
+pub struct LbAsked {
+    pub address: [u8; 16usize],
+    pub port: Be16,
+    pub family: u8,
+    pub pad: u8,
+    pub service: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LbAsked"][::core::mem::size_of::<LbAsked>() - 24usize];
+    ["Alignment of LbAsked"][::core::mem::align_of::<LbAsked>() - 4usize];
+    ["Offset of field: LbAsked::address"][::core::mem::offset_of!(LbAsked, address) - 0usize];
+    ["Offset of field: LbAsked::port"][::core::mem::offset_of!(LbAsked, port) - 16usize];
+    ["Offset of field: LbAsked::family"][::core::mem::offset_of!(LbAsked, family) - 18usize];
+    ["Offset of field: LbAsked::pad"][::core::mem::offset_of!(LbAsked, pad) - 19usize];
+    ["Offset of field: LbAsked::service"][::core::mem::offset_of!(LbAsked, service) - 20usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]

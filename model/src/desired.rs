@@ -3,7 +3,9 @@
 //! It speaks names (endpoint ids, interface names, addresses, identities), never kernel-made numbers. Each snapshot is
 //! complete: what is not in it should not be in the kernel, but see `Datapath::settled`.
 
-use crate::{EndpointId, Identity, IdentityMap, IdentitySet, Ipcache, Labels, Mac, PolicyMap};
+use crate::{
+    EndpointId, Identity, IdentityMap, IdentitySet, Ipcache, L4Address, Labels, LoadBalancer, Mac, PolicyMap, SharedMap,
+};
 use ipnetwork::IpNetwork;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -39,6 +41,8 @@ pub struct Datapath {
     /// Underlay addresses of the nodes that are known, and by each the one that stands for the node: its VTEP where it has
     /// one. What else comes through a tunnel is not believed.
     pub nodes: BTreeMap<IpAddr, IpAddr>,
+    /// What is asked for and who answers, by frontend.
+    pub services: SharedMap<L4Address, Arc<LoadBalancer>>,
 }
 
 /// What of an endpoint's network device is wanted.
@@ -91,6 +95,7 @@ pub enum Object {
     Route(IpNetwork),
     Gateway(IpAddr),
     Pool(IpNetwork),
+    Service(L4Address),
     /// The node as a whole: programs, base devices, firewall.
     Node(&'static str),
 }
@@ -105,6 +110,7 @@ impl std::fmt::Display for Object {
             Object::Route(prefix) => write!(f, "route to {prefix}"),
             Object::Gateway(ip) => write!(f, "gateway {ip}"),
             Object::Pool(prefix) => write!(f, "pool {prefix}"),
+            Object::Service(frontend) => write!(f, "service {frontend}"),
             Object::Node(what) => write!(f, "node: {what}"),
         }
     }

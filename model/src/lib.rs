@@ -15,6 +15,7 @@ pub mod labels;
 pub mod mac;
 pub mod policy_map;
 pub mod proto;
+pub mod service;
 pub mod shared_map;
 
 pub use endpoint::{EndpointId, EndpointState};
@@ -25,4 +26,5 @@ pub use labels::{Label, Labels};
 pub use mac::Mac;
 pub use policy_map::{Column, PolicyEntry, PolicyKey, PolicyMap};
 pub use proto::{Direction, Protocol};
+pub use service::{L4Address, LoadBalancer, ServiceId};
 pub use shared_map::SharedMap;

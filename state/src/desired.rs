@@ -9,7 +9,7 @@ use crate::networks::is_definite;
 use crate::outputs::SyncState;
 use ipnetwork::IpNetwork;
 use model::desired::{self, Datapath};
-use model::{Identity, IdentitySet, PolicyMap};
+use model::{Identity, IdentitySet, PolicyMap, SharedMap};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -42,6 +42,7 @@ impl State {
             tunnel_mtu: self.config.tunnel_overhead.and(self.uplink_mtu).map(|_| self.default_mtu()),
             hops: if self.routes_directly() { believed.hops() } else { BTreeMap::new() },
             nodes: believed.nodes(),
+            services: SharedMap::new(),
         }
     }
 
