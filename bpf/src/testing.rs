@@ -7,6 +7,7 @@ pub mod fixture;
 pub mod node;
 pub mod packet;
 mod pins;
+pub mod stack;
 pub mod structure;
 mod tap;
 pub mod verifier;

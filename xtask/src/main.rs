@@ -22,8 +22,8 @@ enum Chore {
     Floorplan,
     /// Several nodes on this machine, to type into (root): up [COUNT] | exec NODE -- COMMAND… | down.
     Lab(lab::Args),
-    /// Load the eBPF programs and check how much the verifier goes through (root).
-    Verify,
+    /// Check how deep the eBPF programs' stacks are, and how much the verifier goes through as they are loaded (root).
+    Verify(verify::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -32,6 +32,6 @@ fn main() -> anyhow::Result<()> {
         Chore::BenchBpf(args) => bench_bpf::run(&args),
         Chore::Floorplan => floorplan::run(),
         Chore::Lab(args) => lab::run(&args),
-        Chore::Verify => verify::run(),
+        Chore::Verify(args) => verify::run(&args),
     }
 }
