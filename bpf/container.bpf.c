@@ -111,15 +111,16 @@ SEC("classifier/to_overlay") int to_overlay(struct __sk_buff *skb)
 SEC("classifier/from_underlay") int from_underlay(struct __sk_buff *skb)
 {
 	struct packet p = { .point = POINT_TO_ENDPOINT, .direction = DIRECTION_INGRESS };
-	struct geneve_found found = {};
-	__u32 reason;
+	int reason;
 
 	if (skb->vlan_present || skb->pkt_type != PACKET_HOST)
 		return TC_ACT_UNSPEC;
-	if (skb->protocol == bpf_htons(ETH_P_IP) ? !geneve_find(skb, &found, false) :
-	    skb->protocol != bpf_htons(ETH_P_IPV6) || !geneve_find(skb, &found, true))
+	if (skb->protocol == bpf_htons(ETH_P_IP) ? !geneve_calls(skb, false) :
+	    skb->protocol != bpf_htons(ETH_P_IPV6) || !geneve_calls(skb, true))
 		return TC_ACT_UNSPEC;
-	reason = geneve_open(skb, &p, &found);
+	reason = geneve_open(skb, &p);
+	if (reason == NOT_TUNNELLED)
+		return TC_ACT_UNSPEC;
 	if (unlikely(reason))
 		return drop(skb, &p, reason);
 	return p.family == FAMILY_IPV6 ? overlay_carried(skb, &p, true) : overlay_carried(skb, &p, false);

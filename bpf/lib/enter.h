@@ -40,27 +40,25 @@ static __always_inline bool enter_origin_stands(const struct __sk_buff *skb, con
 static __always_inline bool enter_established(struct __sk_buff *skb, struct packet *p, const struct endpoint *ep,
 					      const bool v6)
 {
-	const struct runtime *run = runtime();
-	const __u32 now = now_jiffies();
 	struct ct_entry *entry;
 	union ct_key key;
-	__u32 side, other;
+	__u32 side, other, now;
 
 	side = ct_key_of(p, &key, v6) & 1;
 	other = side ^ 1;
 	entry = ct_find(&key, v6);
-	if (!entry || !run)
+	if (!entry)
 		return false;
+	now = now_jiffies();
 	if (entry->slot[other] != p->destination_slot || entry->stamp[other] != ep->policy)
 		return false;
-	if (entry->slot[side] || (entry->flags & (CT_HAIRPIN | CT_TUNNEL)) || entry->ipcache_generation != run->ipcache_generation)
+	if (entry->slot[side] || (entry->flags & (CT_HAIRPIN | CT_TUNNEL)) || entry->ipcache_generation != ipcache_generation())
 		return false;
 	if (!enter_origin_stands(skb, entry, side))
 		return false;
 	if (ct_expired(entry, p->protocol, now) || ((p->tcp_flags & TCP_SYN) && ct_reopens(entry, p, side)))
 		return false;
-	if (unlikely((ct_touch(entry, p, side, skb->len, now) && run->monitor == MONITOR_MEDIUM) ||
-		     run->monitor >= MONITOR_ALL))
+	if (unlikely(trace_wanted(ct_touch(entry, p, side, skb->len, now))))
 		enter_report(skb, p, entry, side);
 	return true;
 }
@@ -69,9 +67,9 @@ static __always_inline bool enter_established(struct __sk_buff *skb, struct pack
  * Who the source is. 0, or the reason to drop: an address of an endpoint here comes through that endpoint's device or
  * is a lie. What comes through an endpoint's device is that endpoint's, whatever address the host has given it. The
  * host's own address from outside is a lie too, but one for the stack to judge: here it is the world's. Of pods on other
- * nodes nothing comes but through the tunnel.
+ * nodes nothing comes but through the tunnel. Out of line: its stack is free again when the flow is judged.
  */
-static __always_inline __u32 enter_source(struct __sk_buff *skb, struct packet *p, const struct endpoint *ep)
+static __noinline __u32 enter_source(struct __sk_buff *skb, struct packet *p, const struct endpoint *ep)
 {
 	const __u32 slot = slot_of_ifindex(skb->ingress_ifindex);
 	const struct endpoint *from;

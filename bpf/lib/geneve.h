@@ -36,6 +36,9 @@
 #define GENEVE_CRITICAL 0x40 /* some option must be understood; none is */
 #define GENEVE_ETHERNET 0x6558
 
+/* Beside the reasons to drop: no packet of this node's tunnel. */
+#define NOT_TUNNELLED (-1)
+
 /* Marks a packet that was taken out of Geneve and goes to the host's stack by the tunnel device. "ci" in ASCII. */
 #define MARK_OPENED 0x6369
 
@@ -277,24 +280,28 @@ static __always_inline const struct udphdr *geneve_udp(const struct __sk_buff *s
 	return ((const struct iphdr *)ip)->protocol == IPPROTO_UDP ? udp : NULL;
 }
 
-/* Whether a frame is one to this node's tunnel. Everything else is none of our business. */
-static __always_inline bool geneve_find(struct __sk_buff *skb, struct geneve_found *found, const bool v6)
+/* Whether a frame speaks to the tunnel's port, perhaps another node's. Everything else is none of our business. */
+static __always_inline bool geneve_calls(struct __sk_buff *skb, const bool v6)
 {
 	const __u32 need = ETH_HLEN + (v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) + UDP_HEADER;
 	const struct udphdr *udp;
-	union address to = {};
-	const void *ip;
 
 	if (unlikely(packet_start(skb) + need > packet_end(skb)) && (skb->len < need || bpf_skb_pull_data(skb, need)))
 		return false;
 	udp = geneve_udp(skb, v6);
-	if (likely(!udp || udp->dest != bpf_htons(geneve_port)))
-		return false;
-	ip = packet_start(skb) + ETH_HLEN;
+	return unlikely(udp && udp->dest == bpf_htons(geneve_port));
+}
+
+/* Reads the outer headers of such a frame; false when it is to another node. */
+static __always_inline bool geneve_find(struct __sk_buff *skb, struct geneve_found *found, const bool v6)
+{
+	const void *ip = packet_start(skb) + ETH_HLEN;
+	union address to = {};
+
 	if (ip + (v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) > packet_end(skb))
 		return false;
 	found->congested = ecn_of(ip, v6) == ECN_CONGESTED;
-	found->at = need;
+	found->at = ETH_HLEN + (v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) + UDP_HEADER;
 	if (v6) {
 		const struct ipv6hdr *ip6 = ip;
 
@@ -353,38 +360,40 @@ static __always_inline __u32 geneve_cut(struct __sk_buff *skb, __u32 bytes, __be
 }
 
 /*
- * Takes a found packet out: its sender must be known, its header one that is understood. Options that need not be
- * understood are passed over. 0, or the reason to drop; p->source_identity is told then, and p->family.
+ * Takes a packet out of a frame that speaks to the tunnel's port: its sender must be known, its header one that is
+ * understood. Options that need not be understood are passed over. 0, the reason to drop, or NOT_TUNNELLED;
+ * p->source_identity is told when it is taken out, and p->family. Out of line: what it finds takes no stack afterwards.
  */
-__noinline int geneve_open(struct __sk_buff *skb, struct packet *p, const struct geneve_found *found)
+__noinline int geneve_open(struct __sk_buff *skb, struct packet *p)
 {
+	struct geneve_found found = {};
 	struct geneve_header header;
-	struct ipcache_key from;
 	__u32 inner, reason;
 	__be16 type;
 	bool v6;
 
-	if (!p || !found)
+	if (!p)
 		return DROP_INVALID_PACKET;
-	if (found->piece)
+	if (skb->protocol == bpf_htons(ETH_P_IP) ? !geneve_find(skb, &found, false) : !geneve_find(skb, &found, true))
+		return NOT_TUNNELLED;
+	if (found.piece)
 		return DROP_FRAGMENTED;
-	if (bpf_skb_load_bytes(skb, found->at, &header, sizeof(header)))
+	if (bpf_skb_load_bytes(skb, found.at, &header, sizeof(header)))
 		return DROP_INVALID_PACKET;
-	from = found->from; /* Linux 6.1 takes no key from there. */
-	reason = tunnel_believe(p, &from, bpf_ntohl(header.identifier) >> 8);
+	reason = tunnel_believe(p, &found.from, bpf_ntohl(header.identifier) >> 8);
 	if (reason)
 		return reason;
 	if ((header.options & GENEVE_VERSION_MASK) || (header.flags & (GENEVE_CONTROL | GENEVE_CRITICAL)) ||
 	    header.protocol != bpf_htons(GENEVE_ETHERNET))
 		return DROP_TUNNEL_KEY;
-	inner = found->at + sizeof(header) + (header.options & GENEVE_OPTIONS_MASK) * 4;
+	inner = found.at + sizeof(header) + (header.options & GENEVE_OPTIONS_MASK) * 4;
 	if (bpf_skb_load_bytes(skb, inner + offsetof(struct ethhdr, h_proto), &type, sizeof(type)))
 		return DROP_INVALID_PACKET;
 	if (type != bpf_htons(ETH_P_IP) && type != bpf_htons(ETH_P_IPV6))
 		return DROP_UNSUPPORTED_L3;
 	v6 = type == bpf_htons(ETH_P_IPV6);
-	reason = geneve_cut(skb, inner, type, from.family == FAMILY_IPV6);
-	if (!reason && found->congested)
+	reason = geneve_cut(skb, inner, type, found.from.family == FAMILY_IPV6);
+	if (!reason && found.congested)
 		reason = v6 ? geneve_congest(skb, true) : geneve_congest(skb, false);
 	p->family = v6 ? FAMILY_IPV6 : FAMILY_IPV4;
 	return reason;

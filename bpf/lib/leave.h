@@ -38,19 +38,18 @@ static __noinline int leave_report(struct __sk_buff *skb, struct packet *p, cons
 static __always_inline int leave_established(struct __sk_buff *skb, struct packet *p, const struct endpoint *ep,
 					     const bool v6)
 {
-	const struct runtime *run = runtime();
 	const struct endpoint *to = NULL;
-	const __u32 now = now_jiffies();
 	struct ct_entry *entry;
 	union ct_key key;
-	__u32 side, other, slot;
+	__u32 side, other, slot, now;
 	bool tunnel;
 
 	side = ct_key_of(p, &key, v6) & 1;
 	other = side ^ 1;
 	entry = ct_find(&key, v6);
-	if (!entry || !run)
+	if (!entry)
 		return NOT_ESTABLISHED;
+	now = now_jiffies();
 	if (entry->slot[side] != p->source_slot || entry->stamp[side] != ep->policy)
 		return NOT_ESTABLISHED;
 	slot = entry->slot[other];
@@ -59,13 +58,12 @@ static __always_inline int leave_established(struct __sk_buff *skb, struct packe
 		to = bpf_map_lookup_elem(&cilium_lxc, &slot);
 		if (!to || to->policy != entry->stamp[other] || !endpoint_has(to, &p->destination, v6))
 			return NOT_ESTABLISHED;
-	} else if (entry->ipcache_generation != run->ipcache_generation) {
+	} else if (entry->ipcache_generation != ipcache_generation()) {
 		return NOT_ESTABLISHED;
 	}
 	if (ct_expired(entry, p->protocol, now) || ((p->tcp_flags & TCP_SYN) && ct_reopens(entry, p, side)))
 		return NOT_ESTABLISHED;
-	if (unlikely((ct_touch(entry, p, side, skb->len, now) && run->monitor == MONITOR_MEDIUM) ||
-		     run->monitor >= MONITOR_ALL))
+	if (unlikely(trace_wanted(ct_touch(entry, p, side, skb->len, now))))
 		leave_report(skb, p, entry, side);
 	if (likely(to))
 		return deliver_local(skb, p, to, slot, DIRECTION_EGRESS | DIRECTION_INGRESS, v6);

@@ -18,20 +18,19 @@
  */
 static __always_inline int overlay_established(struct __sk_buff *skb, struct packet *p, const bool v6)
 {
-	const struct runtime *run = runtime();
-	const __u32 now = now_jiffies();
 	const struct endpoint *to;
 	struct ct_entry *entry;
 	union ct_key key;
-	__u32 side, other, slot;
+	__u32 side, other, slot, now;
 
 	side = ct_key_of(p, &key, v6) & 1;
 	other = side ^ 1;
 	entry = ct_find(&key, v6);
-	if (!entry || !run || !(entry->flags & CT_TUNNEL))
+	if (!entry || !(entry->flags & CT_TUNNEL))
 		return NOT_ESTABLISHED;
+	now = now_jiffies();
 	if (entry->slot[side] || entry->stamp[side] != p->source_identity || entry->node != p->node ||
-	    entry->ipcache_generation != run->ipcache_generation)
+	    entry->ipcache_generation != ipcache_generation())
 		return NOT_ESTABLISHED;
 	slot = entry->slot[other];
 	to = bpf_map_lookup_elem(&cilium_lxc, &slot);
@@ -39,8 +38,7 @@ static __always_inline int overlay_established(struct __sk_buff *skb, struct pac
 		return NOT_ESTABLISHED;
 	if (ct_expired(entry, p->protocol, now) || ((p->tcp_flags & TCP_SYN) && ct_reopens(entry, p, side)))
 		return NOT_ESTABLISHED;
-	if (unlikely((ct_touch(entry, p, side, skb->len, now) && run->monitor == MONITOR_MEDIUM) ||
-		     run->monitor >= MONITOR_ALL)) {
+	if (unlikely(trace_wanted(ct_touch(entry, p, side, skb->len, now)))) {
 		p->destination_slot = slot;
 		p->destination_identity = to->identity;
 		enter_report(skb, p, entry, side);

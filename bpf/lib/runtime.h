@@ -29,4 +29,13 @@ static __always_inline __u32 monitor_level(void)
 	return r ? r->monitor : MONITOR_DROPS;
 }
 
+/*
+ * Whether a packet that was let through is told of; `due` when its flow has earned a trace. Asked when all else is done:
+ * what the runtime says is nothing to keep on the stack meanwhile.
+ */
+static __always_inline bool trace_wanted(bool due)
+{
+	return (due && monitor_level() == MONITOR_MEDIUM) || monitor_level() >= MONITOR_ALL;
+}
+
 #endif

@@ -99,22 +99,24 @@ static __always_inline __u32 tunnel_believe(struct packet *p, const struct ipcac
 static __always_inline __u32 tunnel_sender(struct __sk_buff *skb, struct packet *p)
 {
 	const __u64 flags = geneve == GENEVE_DEVICE ? BPF_F_TUNINFO_FLAGS : 0;
-	struct bpf_tunnel_key key = {};
+	/* As much of the structure as is asked for. */
+	__u32 room[TUNNEL_KEY_SIZE / sizeof(__u32)] = {};
+	struct bpf_tunnel_key *key = (void *)room;
 	struct ipcache_key node = {};
 
-	if (!bpf_skb_get_tunnel_key(skb, &key, TUNNEL_KEY_SIZE, flags)) {
+	if (!bpf_skb_get_tunnel_key(skb, key, TUNNEL_KEY_SIZE, flags)) {
 		node.family = FAMILY_IPV4;
-		key.remote_ipv4 = bpf_htonl(key.remote_ipv4);
-		memcpy(node.address, &key.remote_ipv4, sizeof(key.remote_ipv4));
-	} else if (!bpf_skb_get_tunnel_key(skb, &key, TUNNEL_KEY_SIZE, flags | BPF_F_TUNINFO_IPV6)) {
+		key->remote_ipv4 = bpf_htonl(key->remote_ipv4);
+		memcpy(node.address, &key->remote_ipv4, sizeof(key->remote_ipv4));
+	} else if (!bpf_skb_get_tunnel_key(skb, key, TUNNEL_KEY_SIZE, flags | BPF_F_TUNINFO_IPV6)) {
 		node.family = FAMILY_IPV6;
-		memcpy(node.address, key.remote_ipv6, sizeof(key.remote_ipv6));
+		memcpy(node.address, key->remote_ipv6, sizeof(key->remote_ipv6));
 	} else {
 		return DROP_UNKNOWN_SENDER;
 	}
-	if (geneve == GENEVE_DEVICE && (key.tunnel_flags & bpf_htons(TUNNEL_CRITICAL | TUNNEL_CONTROL)))
+	if (geneve == GENEVE_DEVICE && (key->tunnel_flags & bpf_htons(TUNNEL_CRITICAL | TUNNEL_CONTROL)))
 		return DROP_TUNNEL_KEY;
-	return tunnel_believe(p, &node, key.tunnel_id);
+	return tunnel_believe(p, &node, key->tunnel_id);
 }
 
 /* Whether the packet has been told where to go. */
