@@ -541,23 +541,65 @@ fn programs_that_speak_geneve_come_and_go_with_the_setting() {
     }
 }
 
+/// Sends so much that it goes in packets that are cut late or not at all, and sees it arrive.
+fn stream(from: &Container, to: &Container, there: IpAddr) {
+    let (mut client, mut server) = tcp_stream(&from.namespace, &to.namespace, there, 80, Hope::Passes).unwrap();
+    let sent: Vec<u8> = (0..4_000_000u32).map(|n| (n % 251) as u8).collect();
+    let reader = std::thread::spawn(move || {
+        let mut received = vec![0; 4_000_000];
+        server.set_read_timeout(Some(PATIENCE)).unwrap();
+        server.read_exact(&mut received).map(|()| received)
+    });
+    client.write_all(&sent).unwrap();
+    assert!(reader.join().unwrap().unwrap() == sent, "{there}");
+}
+
 #[test]
 #[ignore = "needs root: make test"]
 fn large_streams_and_datagrams_pass_every_mode() {
     in_cluster(async |cluster| {
         let (a, b) = (cluster.container(0, 1, 300).await, cluster.container(1, 513, 301).await);
         for there in b.addresses() {
-            // Long enough to be sent in pieces that are cut late or not at all.
-            let (mut client, mut server) = tcp_stream(&a.namespace, &b.namespace, there, 80, Hope::Passes).unwrap();
-            let sent: Vec<u8> = (0..4_000_000u32).map(|n| (n % 251) as u8).collect();
-            let reader = std::thread::spawn(move || {
-                let mut received = vec![0; 4_000_000];
-                server.set_read_timeout(Some(PATIENCE)).unwrap();
-                server.read_exact(&mut received).map(|()| received)
-            });
-            client.write_all(&sent).unwrap();
-            assert!(reader.join().unwrap().unwrap() == sent, "{there}");
+            stream(&a, &b, there);
             assert!(udp(&a.namespace, &b.namespace, there, 53, 20_000, Hope::Passes), "{there}, in many fragments");
         }
     });
+}
+
+/// Nodes whose kernels differ: one has a Geneve device, the other's programs speak it. So do kernels on which programs
+/// cannot change a packet's family, of whose containers those of the underlay's family are reached.
+#[test]
+#[ignore = "needs root: make test"]
+fn programs_and_devices_speak_one_geneve() {
+    const WRITE_ERROR: u32 = 141;
+    let mut pairs = vec![[BY_PROGRAMS; 2]];
+    if features::geneve_device().is_ok() {
+        pairs.extend([[BY_DEVICE; 2], [BY_PROGRAMS, BY_DEVICE], [BY_DEVICE, BY_PROGRAMS]]);
+    }
+    let changes_family = features::changes_family().unwrap();
+    for tunnels in pairs {
+        for underlay in [Underlay::V4, Underlay::V6] {
+            eprintln!("{tunnels:?} over {underlay:?}");
+            in_node(async |bpffs| {
+                let cluster = Cluster::start(&bpffs, underlay, Attach::Auto, tunnels).await;
+                let (a, b) = (cluster.container(0, 1, 300).await, cluster.container(1, 513, 301).await);
+                let c = cluster.container(0, 2, 302).await;
+                let rules = policy(&[(300, Protocol::TCP, Some(80))]);
+                cluster.nodes[1].must(|desired| drop(desired.policies.insert(Identity(301), rules))).await;
+                for there in b.addresses() {
+                    let crosses = there.is_ipv4() != (underlay == Underlay::V4);
+                    let by_programs = |n: usize| tunnels[n] == BY_PROGRAMS;
+                    if crosses && !changes_family && (by_programs(0) || by_programs(1)) {
+                        assert!(!tcp(&a.namespace, &b.namespace, there, 80, Hope::Dropped), "{there}");
+                        let told = (0..2).any(|n| by_programs(n) && cluster.dropped(n, WRITE_ERROR) > 0);
+                        assert!(told, "{there}: what cannot be taken out is counted");
+                        continue;
+                    }
+                    stream(&a, &b, there);
+                    assert!(!tcp(&a.namespace, &b.namespace, there, 81, Hope::Dropped), "{there}");
+                    assert!(!tcp(&c.namespace, &b.namespace, there, 80, Hope::Dropped), "{there}");
+                }
+            });
+        }
+    }
 }
