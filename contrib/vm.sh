@@ -2,7 +2,7 @@
 # Runs a command on one of Debian's kernels: in a virtual machine without hardware help, on this machine's files.
 #
 #   vm.sh prepare KERNEL...                          download what it takes; nothing is installed
-#   vm.sh run -k KERNEL [-m MIB] [-t SECONDS] -- COMMAND...
+#   vm.sh run -k KERNEL [-c CPUS] [-m MIB] [-t SECONDS] -- COMMAND...
 #
 # KERNEL is 6.1 or 6.12. The guest sees this machine's / by virtiofs, read-only below a layer in memory: it may write
 # anywhere, and nothing of it stays. Its /tmp is empty but for the current folder and VM_DIR. The exit code is the
@@ -63,7 +63,8 @@ first_files() {
 	mkdir -p "$root"/{bin,proc,sys,dev,modules,lower,upper,new}
 	cp /bin/busybox "$root/bin/"
 	: > "$root/modules/order"
-	for module in virtio_pci virtiofs overlay; do
+	# tun: its device file comes with the module, and nothing asks for the module without the file.
+	for module in virtio_pci virtiofs overlay tun; do
 		modprobe -d "$folder" -S "$release" --show-depends $module 2>/dev/null | awk '/^insmod/{print $2}' || :
 	done | awk '!seen[$0]++' | while read -r file; do
 		case $file in
@@ -95,10 +96,11 @@ INIT
 }
 
 run() {
-	local kernel='' memory=2048 limit=300
+	local kernel='' cpus=2 memory=2048 limit=300
 	while [ $# -gt 0 ]; do
 		case $1 in
 		-k) kernel=$2; shift 2 ;;
+		-c) cpus=$2; shift 2 ;;
 		-m) memory=$2; shift 2 ;;
 		-t) limit=$2; shift 2 ;;
 		--) shift; break ;;
@@ -123,7 +125,7 @@ run() {
 	for _ in $(seq 200); do [ -S "$files/root.sock" ] && break; sleep 0.05; done
 	env LD_LIBRARY_PATH="$libraries" timeout --foreground "$limit" "$VM_DIR/qemu/usr/bin/qemu-system-x86_64" \
 		-L "$VM_DIR/qemu/usr/share/qemu" -L "$VM_DIR/qemu/usr/share/seabios" \
-		-M q35,vmport=off,smbus=off,sata=off,usb=off -accel tcg,thread=multi -cpu max,la57=off -m "$memory" -smp 2 \
+		-M q35,vmport=off,smbus=off,sata=off,usb=off -accel tcg,thread=multi -cpu max,la57=off -m "$memory" -smp "$cpus" \
 		-nographic -nodefaults -no-reboot -serial "file:$files/console" -serial stdio -serial "file:$files/code" \
 		-object "memory-backend-memfd,id=mem,size=${memory}M,share=on" -numa node,memdev=mem \
 		-chardev "socket,id=root,path=$files/root.sock" -device vhost-user-fs-pci,queue-size=1024,chardev=root,tag=root \
