@@ -8,14 +8,17 @@ use std::time::Duration;
 
 /// The binary under test: in `CILIUM_BIN`, else beside the test executable.
 pub fn binary(name: &str) -> Result<PathBuf> {
-    let dir = match std::env::var_os("CILIUM_BIN") {
-        Some(dir) => PathBuf::from(dir),
-        None => {
-            let exe = std::env::current_exe()?;
-            exe.parent().and_then(|deps| deps.parent()).context("the test has no folder")?.to_owned()
-        }
-    };
-    let path = dir.join(name);
+    let Some(dir) = std::env::var_os("CILIUM_BIN") else { return other_build(name) };
+    let path = PathBuf::from(dir).join(name);
+    ensure!(path.exists(), "{} is missing: build it first (make test does)", path.display());
+    Ok(path)
+}
+
+/// Another build of the same program: cargo's own beside the test executable, linked dynamically, which is the one under
+/// test where `CILIUM_BIN` names no other.
+pub fn other_build(name: &str) -> Result<PathBuf> {
+    let exe = std::env::current_exe()?;
+    let path = exe.parent().and_then(|deps| deps.parent()).context("the test has no folder")?.join(name);
     ensure!(path.exists(), "{} is missing: build it first (make test does)", path.display());
     Ok(path)
 }

@@ -1,10 +1,11 @@
 //! An etcd of three members, each in a machine of its own on the underlay: so that one can be killed, cut off, or started
 //! again from a snapshot while the others go on.
 
+use crate::nodes::Underlay;
 use crate::{Machine, Process, eventually};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -17,18 +18,27 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The cluster. A member's number is its place, from 0; its name is `etcd1` to `etcd3`.
 pub struct Etcd {
     members: Vec<Member>,
+    underlay: Underlay,
 }
 
 struct Member {
     // Dropped before the machine that it is in.
     process: Option<Process>,
     machine: Rc<Machine>,
+    /// It joins members that are there, instead of beginning with them.
+    joins: bool,
 }
 
 impl Etcd {
     /// Members to be started on these machines, which have their addresses.
-    pub(crate) fn new(machines: Vec<Rc<Machine>>) -> Etcd {
-        Etcd { members: machines.into_iter().map(|machine| Member { process: None, machine }).collect() }
+    pub(crate) fn new(machines: Vec<Rc<Machine>>, underlay: Underlay) -> Etcd {
+        let member = |machine| Member { process: None, machine, joins: false };
+        Etcd { members: machines.into_iter().map(member).collect(), underlay }
+    }
+
+    /// Where members answer, for agents and for `etcdctl`.
+    pub fn endpoints(&self) -> String {
+        endpoints(self.underlay)
     }
 
     pub fn machine(&self, member: usize) -> &Rc<Machine> {
@@ -56,13 +66,14 @@ impl Etcd {
     pub fn launch(&mut self, member: usize) -> Result<()> {
         let name = Etcd::name(member);
         let machine = &self.members[member].machine;
-        let (peer, client) = (peer(member), client(member));
+        let (peer, client) = (self.peer(member), url(self.underlay, member, 2379));
         let mut command = machine.command("etcd");
         // The cluster's data is worth nothing: no waiting for the disk.
         command.args(["--name", &name, "--unsafe-no-fsync", "--data-dir"]).arg(data(machine));
         command.args(["--listen-client-urls", &format!("{client},http://127.0.0.1:2379")]);
         command.args(["--advertise-client-urls", &client, "--listen-peer-urls", &peer]);
-        command.args(["--initial-advertise-peer-urls", &peer, "--initial-cluster", &cluster()]);
+        command.args(["--initial-advertise-peer-urls", &peer, "--initial-cluster", &self.cluster()]);
+        command.args(["--initial-cluster-state", if self.members[member].joins { "existing" } else { "new" }]);
         let process = machine.spawn("etcd.log", command)?;
         self.members[member].process = Some(process);
         Ok(())
@@ -112,7 +123,7 @@ impl Etcd {
 
     /// Runs `etcdctl ARGS…` on any member that answers, and gives its standard output.
     pub fn ctl(&self, args: &[&str]) -> Result<String> {
-        ctl(&self.members[0].machine, ENDPOINTS, args)
+        ctl(&self.members[0].machine, &self.endpoints(), args)
     }
 
     /// Runs `etcdctl ARGS…` on one member.
@@ -137,10 +148,59 @@ impl Etcd {
             std::fs::remove_dir_all(&data)?;
             let arguments = ["snapshot", "restore", snapshot.to_str().context("path")?, "--name", &Etcd::name(member)];
             let place = ["--data-dir", data.to_str().context("path")?];
-            let peers = ["--initial-cluster", &cluster(), "--initial-advertise-peer-urls", &peer(member)];
+            let peers = ["--initial-cluster", &self.cluster(), "--initial-advertise-peer-urls", &self.peer(member)];
             ctl(machine, "http://127.0.0.1:2379", &[&arguments[..], &place, &peers].concat())?;
         }
         self.start_all()
+    }
+
+    /// A copy of the data of a member that does not run.
+    pub fn copy_of(&self, member: usize) -> Result<PathBuf> {
+        let (data, copy) = (data(&self.members[member].machine), self.members[member].machine.dir().join("etcd-copy"));
+        copy_all(&data, &copy)?;
+        Ok(copy)
+    }
+
+    /// Gives a member that does not run other data for its own.
+    pub fn replace_data(&self, member: usize, copy: &Path) -> Result<()> {
+        copy_all(copy, &data(&self.members[member].machine))
+    }
+
+    /// Whether a member's process has not ended.
+    pub fn running(&mut self, member: usize) -> bool {
+        self.members[member].process.as_mut().is_some_and(Process::running)
+    }
+
+    pub fn log(&self, member: usize) -> String {
+        self.members[member].machine.log("etcd.log")
+    }
+
+    /// Has the others forget a member, and takes it in again without any data, which it gets from them. What `etcd` asks
+    /// for where a member lost its own.
+    pub fn replace_member(&mut self, member: usize) -> Result<()> {
+        self.kill(member)?;
+        let list: serde_json::Value = serde_json::from_str(&self.ctl(&["member", "list", "-w", "json"])?)?;
+        let members = list["members"].as_array().context("no members")?;
+        let found = members.iter().find(|row| row["name"] == Etcd::name(member).as_str());
+        let id = found.and_then(|row| row["ID"].as_u64()).with_context(|| format!("no such member in {list}"))?;
+        self.ctl(&["member", "remove", &format!("{id:x}")])?;
+        std::fs::remove_dir_all(data(&self.members[member].machine))?;
+        let urls = format!("--peer-urls={}", self.peer(member));
+        // Until the others have noticed that they are fewer they refuse.
+        eventually(PATIENCE, "the member to be taken in again", || {
+            self.ctl(&["member", "add", &Etcd::name(member), &urls]).map(|_| ())
+        })?;
+        self.members[member].joins = true;
+        self.launch(member)?;
+        self.answers()
+    }
+
+    fn peer(&self, member: usize) -> String {
+        url(self.underlay, member, 2380)
+    }
+
+    fn cluster(&self) -> String {
+        (0..MEMBERS).map(|member| format!("{}={}", Etcd::name(member), self.peer(member))).collect::<Vec<_>>().join(",")
     }
 }
 
@@ -152,19 +212,31 @@ fn data(machine: &Machine) -> PathBuf {
     machine.dir().join("etcd")
 }
 
-/// The IPv4 address of a member's machine.
-pub(crate) fn address(member: usize) -> String {
-    format!("172.31.78.{}", member + 2)
+fn copy_all(from: &Path, to: &Path) -> Result<()> {
+    if to.exists() {
+        std::fs::remove_dir_all(to)?;
+    }
+    let status = std::process::Command::new("cp").arg("-a").args([from, to]).status()?;
+    ensure!(status.success(), "copy {} to {}: {status}", from.display(), to.display());
+    Ok(())
 }
 
-fn client(member: usize) -> String {
-    format!("http://{}:2379", address(member))
+/// The addresses of a member's machine.
+pub(crate) fn addresses(underlay: Underlay, member: usize) -> Vec<String> {
+    match underlay {
+        Underlay::Both => vec![format!("172.31.78.{}", member + 2)],
+        Underlay::Ipv6 => vec![format!("fd78::{}", member + 2)],
+    }
 }
 
-fn peer(member: usize) -> String {
-    format!("http://{}:2380", address(member))
+/// Where the members answer.
+pub(crate) fn endpoints(underlay: Underlay) -> String {
+    (0..MEMBERS).map(|member| url(underlay, member, 2379)).collect::<Vec<_>>().join(",")
 }
 
-fn cluster() -> String {
-    (0..MEMBERS).map(|member| format!("{}={}", Etcd::name(member), peer(member))).collect::<Vec<_>>().join(",")
+fn url(underlay: Underlay, member: usize, port: u16) -> String {
+    match underlay {
+        Underlay::Both => format!("http://172.31.78.{}:{port}", member + 2),
+        Underlay::Ipv6 => format!("http://[fd78::{}]:{port}", member + 2),
+    }
 }

@@ -9,12 +9,12 @@ mod nodes;
 mod traffic;
 mod world;
 
-pub use agent::{Agent, binary};
+pub use agent::{Agent, binary, other_build};
 pub use docker::{Container, Docker, Engine};
 pub use etcd::{ENDPOINTS, Etcd};
 pub use machine::{MACHINE4, MACHINE6, Machine, Process, WORLD4, WORLD6, text};
-pub use nodes::{Nodes, agent_options};
-pub use traffic::{Hammer, Server, Tally};
+pub use nodes::{Nodes, Underlay, agent_options};
+pub use traffic::{Ask, Hammer, Server, Sink, Tally};
 pub use world::World;
 
 use anyhow::{Context, Result};

@@ -3,19 +3,31 @@
 //! | | IPv4 | IPv6 |
 //! |---|---|---|
 //! | the hub, which is the underlay's bridge | 172.31.78.1 | fd78::1 |
-//! | etcd's members | 172.31.78.2 to .4 | – |
+//! | etcd's members | 172.31.78.2 to .4 | – (fd78::2 to ::4 where the underlay has IPv6 alone) |
 //! | node *n* | 172.31.78.1*n* | fd78::1*n* |
 //! | pods | 10.64.0.0/16, a /24 each | fd64::/64, a /112 each |
 
-use crate::etcd::{self, ENDPOINTS, Etcd};
+use crate::etcd::{self, Etcd};
 use crate::{Agent, Docker, Engine, Machine, World, eventually};
 use anyhow::{Context, Result, ensure};
 use std::rc::Rc;
 use std::time::Duration;
 
+/// The families that machines on the underlay have addresses of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Underlay {
+    Both,
+    /// Nothing has an IPv4 address, etcd neither.
+    Ipv6,
+}
+
 /// Options of a node's agent: what makes it one of this cluster, and what else it is given.
 pub fn agent_options(number: usize, more: &[&str]) -> Vec<String> {
-    let (address, name) = (format!("etcd.address={ENDPOINTS}"), format!("node{number}"));
+    options_on(Underlay::Both, number, more)
+}
+
+fn options_on(underlay: Underlay, number: usize, more: &[&str]) -> Vec<String> {
+    let (address, name) = (format!("etcd.address={}", etcd::endpoints(underlay)), format!("node{number}"));
     let kvstore = ["--kvstore", "etcd", "--kvstore-opt", &address, "--node-name", &name];
     let pools = ["--cluster-pool-ipv4", "10.64.0.0/16", "--cluster-pool-ipv6", "fd64::/64"];
     kvstore.iter().chain(&pools).chain(more).map(|word| (*word).to_owned()).collect()
@@ -26,6 +38,7 @@ pub struct Nodes {
     pub worlds: Vec<World>,
     pub etcd: Etcd,
     pub hub: Rc<Machine>,
+    underlay: Underlay,
 }
 
 impl Nodes {
@@ -39,14 +52,22 @@ impl Nodes {
 
     /// The underlay with the machines of etcd's members, on which nothing runs yet.
     pub fn underlay() -> Result<Nodes> {
+        Nodes::on(Underlay::Both)
+    }
+
+    /// Likewise, with machines that have addresses of these families.
+    pub fn on(underlay: Underlay) -> Result<Nodes> {
         let hub = Rc::new(Machine::bare()?);
         hub.run(&["ip", "link", "add", "br0", "type", "bridge"])?;
-        hub.run(&["ip", "addr", "add", "172.31.78.1/24", "dev", "br0"])?;
+        if underlay == Underlay::Both {
+            hub.run(&["ip", "addr", "add", "172.31.78.1/24", "dev", "br0"])?;
+        }
         hub.run(&["ip", "addr", "add", "fd78::1/64", "dev", "br0", "nodad"])?;
         hub.run(&["ip", "link", "set", "br0", "up"])?;
-        let members = (0..etcd::MEMBERS).map(|member| machine(&hub, &Etcd::name(member), &[&etcd::address(member)]));
-        let etcd = Etcd::new(members.collect::<Result<_>>()?);
-        Ok(Nodes { worlds: Vec::new(), etcd, hub })
+        let members =
+            (0..etcd::MEMBERS).map(|member| machine(&hub, &Etcd::name(member), &etcd::addresses(underlay, member)));
+        let etcd = Etcd::new(members.collect::<Result<_>>()?, underlay);
+        Ok(Nodes { worlds: Vec::new(), etcd, hub, underlay })
     }
 
     /// Adds a node for each of these sets of options.
@@ -54,7 +75,7 @@ impl Nodes {
         let mut starting = Vec::new();
         for (number, options) in (self.worlds.len() + 1..).zip(options) {
             let machine = self.machine(number)?;
-            let agent = Agent::launch(&machine, agent_options(number, options))?;
+            let agent = Agent::launch(&machine, options_on(self.underlay, number, options))?;
             starting.push((machine, agent));
         }
         // All agents and then all engines, each kind at once: most of their start is waiting.
@@ -70,8 +91,9 @@ impl Nodes {
     /// The machine of a node, on which nothing runs yet.
     pub fn machine(&self, number: usize) -> Result<Rc<Machine>> {
         ensure!((1..=9).contains(&number), "there is no address for node {number}");
-        let addresses = [format!("172.31.78.1{number}"), format!("fd78::1{number}")];
-        machine(&self.hub, &format!("node{number}"), &[&addresses[0], &addresses[1]])
+        let ipv4 = (self.underlay == Underlay::Both).then(|| format!("172.31.78.1{number}"));
+        let addresses: Vec<String> = ipv4.into_iter().chain([format!("fd78::1{number}")]).collect();
+        machine(&self.hub, &format!("node{number}"), &addresses)
     }
 
     /// Runs `etcdctl ARGS…` and gives its standard output.
@@ -108,7 +130,7 @@ impl Nodes {
 }
 
 /// A machine on the underlay, with these addresses.
-fn machine(hub: &Machine, port: &str, addresses: &[&str]) -> Result<Rc<Machine>> {
+fn machine(hub: &Machine, port: &str, addresses: &[String]) -> Result<Rc<Machine>> {
     let machine = Rc::new(Machine::bare()?);
     hub.join(port, &machine, "eth0")?;
     hub.run(&["ip", "link", "set", port, "master", "br0", "up"])?;

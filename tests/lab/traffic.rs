@@ -27,6 +27,59 @@ impl Server {
     }
 }
 
+/// One request whose answer is awaited for half a second, a ping's for a second; many can be under way at once.
+pub struct Ask {
+    child: std::process::Child,
+}
+
+impl Ask {
+    /// `protocol`: `tcp`, `udp`, `sctp`, or `icmp`, which has no port.
+    pub fn start(machine: &Machine, place: &[String], protocol: &str, ip: &str, port: u16) -> Result<Ask> {
+        let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
+        let mut command = machine.command("env");
+        command.args(place);
+        match protocol {
+            "icmp" => command.args(["ping", "-c1", "-W1", ip]),
+            _ => command.arg(binary("lab-probe")?).args(["ask", protocol, &format!("{host}:{port}"), "500"]),
+        };
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("start a request")?;
+        Ok(Ask { child })
+    }
+
+    /// Whether it was answered.
+    pub fn answered(mut self) -> Result<bool> {
+        Ok(self.child.wait()?.success())
+    }
+}
+
+/// Hears datagrams on a UDP port, and says no word.
+pub struct Sink {
+    machine: Rc<Machine>,
+    log: String,
+    _process: Process,
+}
+
+impl Sink {
+    pub fn start(machine: &Rc<Machine>, place: &[String], port: u16) -> Result<Sink> {
+        let log = format!("sink-{}-{port}.log", place.join("-").replace('/', "_"));
+        let _ = std::fs::remove_file(machine.dir().join(&log));
+        let mut command = machine.command("env");
+        command.args(place).arg(binary("lab-probe")?).args(["sink", &port.to_string()]);
+        let sink = Sink { machine: machine.clone(), _process: machine.spawn(&log, command)?, log };
+        crate::eventually(Duration::from_secs(30), "the sink to listen", || {
+            ensure!(sink.heard()?.iter().any(|line| line == "listening"));
+            Ok(())
+        })?;
+        Ok(sink)
+    }
+
+    /// The text of every datagram so far, in the order in which they came.
+    pub fn heard(&self) -> Result<Vec<String>> {
+        let text = std::fs::read_to_string(self.machine.dir().join(&self.log))?;
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+}
+
 /// Requests that go on until stopped, each counted.
 pub struct Hammer {
     machine: Rc<Machine>,

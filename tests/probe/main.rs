@@ -1,7 +1,10 @@
 //! `lab-probe`: the suite's own traffic. It runs in the network namespace it is started in.
 //!
-//!     lab-probe serve tcp:80 udp:53 …           echo on each port, both address families; prints "listening"
-//!     lab-probe ask tcp|udp HOST:PORT [MS]      one request; exit code 0 when the answer came within MS (1000)
+//!     lab-probe serve tcp:80 udp:53 sctp:90 …   echo on each port, both address families; prints "listening"
+//!     lab-probe ask tcp|udp|sctp HOST:PORT [MS [BYTES]]  one request; exit code 0 when the answer came within MS (1000).
+//!                                               With BYTES it is so long, and its answer too
+//!     lab-probe sink PORT                       prints "listening", then the text of each datagram to the UDP port
+//!     lab-probe packet HOST HEX…                sends ready IP packets to HOST, whatever they say of themselves
 //!     lab-probe hammer keep|connect|denied HOST:PORT  requests until standard input ends; prints a tally as JSON.
 //!                                               `keep`: over one connection, `connect`: a connection for each, `denied`:
 //!                                               the same, but those that are answered are the failed ones
@@ -11,6 +14,8 @@
 //!     lab-probe open HOST:PORT                  one connection: each line read from standard input is sent, and what
 //!                                               came back within a second is printed as "ok" or "lost"
 #![allow(clippy::print_stdout)]
+
+mod raw;
 
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{BufRead, Read, Write};
@@ -23,8 +28,13 @@ fn main() -> Result<()> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["serve", ref ports @ ..] => serve(ports),
-        ["ask", protocol, target] => ask(protocol, target.parse()?, Duration::from_secs(1)),
-        ["ask", protocol, target, ms] => ask(protocol, target.parse()?, Duration::from_millis(ms.parse()?)),
+        ["ask", protocol, target] => ask(protocol, target.parse()?, Duration::from_secs(1), 4),
+        ["ask", protocol, target, ms] => ask(protocol, target.parse()?, Duration::from_millis(ms.parse()?), 4),
+        ["ask", protocol, target, ms, bytes] => {
+            ask(protocol, target.parse()?, Duration::from_millis(ms.parse()?), bytes.parse()?)
+        }
+        ["sink", port] => sink(port.parse()?),
+        ["packet", host, ref packets @ ..] => packets.iter().try_for_each(|hex| raw::send(host.parse()?, hex)),
         ["hammer", mode, target] => hammer(mode, target.parse()?),
         ["http", target] => http(target.parse()?),
         ["open", target] => open(target.parse()?),
@@ -55,7 +65,8 @@ fn serve(ports: &[&str]) -> Result<()> {
                     }
                 });
             }
-            other => bail!("{other}: tcp or udp"),
+            "sctp" => raw::answer_associations(address.port())?,
+            other => bail!("{other}: tcp, udp or sctp"),
         }
     }
     println!("listening");
@@ -74,20 +85,43 @@ fn echo(mut stream: TcpStream) {
     }
 }
 
-fn ask(protocol: &str, target: SocketAddr, limit: Duration) -> Result<()> {
+fn ask(protocol: &str, target: SocketAddr, limit: Duration, bytes: usize) -> Result<()> {
+    let request: Vec<u8> = (0..bytes).map(|n| b"ping"[n % 4]).collect();
     match protocol {
-        "tcp" => exchange(&mut connect(target, limit)?),
+        "tcp" => {
+            let mut stream = connect(target, limit)?;
+            // The other side answers while it is asked: who does not listen meanwhile is not heard to the end.
+            let mut sending = stream.try_clone()?;
+            let asked = request.clone();
+            let sent = std::thread::spawn(move || sending.write_all(&asked));
+            let mut answer = vec![0; bytes];
+            stream.read_exact(&mut answer).context("no answer")?;
+            sent.join().map_err(|_| anyhow::anyhow!("the sender ended"))?.context("send")?;
+            ensure!(answer == request, "another answer");
+            Ok(())
+        }
         "udp" => {
             let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
             let socket = UdpSocket::bind(any)?;
             socket.set_read_timeout(Some(limit))?;
-            socket.send_to(b"ping", target)?;
-            let mut buffer = [0; 16];
+            socket.send_to(&request, target)?;
+            let mut buffer = vec![0; 65_536];
             let (n, from) = socket.recv_from(&mut buffer).context("no answer")?;
-            ensure!(from == target && &buffer[..n] == b"ping", "{from} answered {:?}", &buffer[..n]);
+            ensure!(from == target && buffer[..n] == request, "{from} answered {n} bytes");
             Ok(())
         }
-        other => bail!("{other}: tcp or udp"),
+        "sctp" => raw::ask_for_association(target, limit),
+        other => bail!("{other}: tcp, udp or sctp"),
+    }
+}
+
+fn sink(port: u16) -> Result<()> {
+    let socket = UdpSocket::bind(SocketAddr::new("::".parse()?, port))?;
+    println!("listening");
+    let mut buffer = vec![0; 65_536];
+    loop {
+        let (n, _) = socket.recv_from(&mut buffer)?;
+        println!("{}", String::from_utf8_lossy(&buffer[..n]));
     }
 }
 

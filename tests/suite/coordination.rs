@@ -3,7 +3,6 @@
 use anyhow::{Context, Result, ensure};
 use lab::{Engine, Nodes, World, eventually};
 use serde_json::json;
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -106,49 +105,4 @@ fn the_state_of_the_policy_on_all_nodes_is_told() -> Result<()> {
         }
         Ok(())
     })
-}
-
-/// A subnet that both nodes give out of: no address twice, each reached from the other node by both families, and what
-/// a node that is gone had goes back.
-#[test]
-#[ignore = "needs root: make test"]
-fn nodes_share_the_subnet_of_a_network() -> Result<()> {
-    let graces = ["--kvstore-lease-ttl", "10", "--node-grace", "5", "--block-grace", "10"];
-    let mut nodes = Nodes::start(&Engine::installed(), 2, &[&["--tunnel", "vxlan"], &graces[..]].concat())?;
-    nodes.know_each_other()?;
-    let create =
-        "network create --driver cilium --ipam-driver cilium --subnet 10.9.1.0/27 --ipv6 --subnet fd09::/120 shared";
-    let create: Vec<&str> = create.split(' ').collect();
-    let mut containers = Vec::new();
-    for (world, node) in nodes.worlds.iter().zip(["one", "two"]) {
-        world.docker.docker(&create)?;
-        for number in 0..4 {
-            containers.push(world.docker.sleeper(&format!("{node}{number}"), "shared", node)?);
-        }
-    }
-    // Blocks have four addresses: the fourth container needed another one.
-    let addresses: BTreeSet<&str> = containers.iter().flat_map(|c| [c.ipv4.as_str(), c.ipv6.as_str()]).collect();
-    ensure!(addresses.len() == 2 * containers.len(), "{addresses:?}");
-    ensure!(addresses.iter().all(|ip| ip.starts_with("10.9.1.") || ip.starts_with("fd09::")), "{addresses:?}");
-    let (near, far) = (&containers[0], &containers[7]);
-    let _server = nodes.worlds[0].serve(near, &["tcp:80"])?;
-    eventually(LIMIT, "a container of the other node to be reached", || {
-        nodes.worlds[1].expect(far, near, "tcp", 80, true)
-    })?;
-    // An address by name is one node's.
-    let by_name =
-        |name| ["run", "-d", "--name", name, "--net", "shared", "--ip", "10.9.1.30", "lab", "sleep", "1000000"];
-    nodes.worlds[0].docker.docker(&by_name("named"))?;
-    let refused = nodes.worlds[1].docker.refused(&by_name("late"))?;
-    ensure!(refused.contains("10.9.1.30/32 is node node1 of default's"), "{refused}");
-    let blocks = |nodes: &Nodes| nodes.etcdctl(&["get", "--prefix", "cilium/state/blocks/v1/10.9.1.0%2F27/"]);
-    let before = blocks(&nodes)?;
-    ensure!(before.contains("\"node1\"") && before.contains("\"node2\""), "{before}");
-    nodes.worlds[1].agent.kill()?;
-    eventually(LIMIT * 2, "the blocks of the dead node to go back", || {
-        let now = blocks(&nodes)?;
-        ensure!(!now.contains("\"node2\"") && now.contains("\"node1\""), "{now}");
-        Ok(())
-    })?;
-    Ok(())
 }

@@ -71,26 +71,3 @@ fn a_node_boots_in_every_order() -> Result<()> {
     }
     Ok(())
 }
-
-/// With Docker's live restore, containers and their traffic outlive their engine.
-#[test]
-#[ignore = "needs root: make test"]
-fn traffic_outlives_the_engine() -> Result<()> {
-    let mut scene = Scene::start(&[&[], &[]])?;
-    for world in &mut scene.nodes.worlds {
-        world.docker.configure(&serde_json::json!({"live-restore": true}))?;
-    }
-    let traffic = scene.traffic()?;
-    for world in &mut scene.nodes.worlds {
-        world.docker.terminate()?;
-        world.docker.relaunch()?;
-        world.docker.wait_ready()?;
-        world.docker.kill()?;
-        world.docker.relaunch()?;
-        world.docker.wait_ready()?;
-    }
-    scene.nodes.worlds[0].endpoints_ready(1)?;
-    scene.nodes.worlds[1].endpoints_ready(2)?;
-    scene.is_enforced()?;
-    traffic.finish()
-}
