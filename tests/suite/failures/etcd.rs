@@ -27,6 +27,8 @@ fn members_leases_and_history_may_go() -> Result<()> {
     scene.nodes.cut(&cut, false)?;
     scene.nodes.etcd.answers()?;
 
+    a_member_goes_back_in_time(&mut scene)?;
+
     // Changes that a node missed, and of which the history is gone when it asks.
     scene.nodes.part_from_etcd(1, true)?;
     (0..3).try_for_each(|n| scene.tell(0, &format!("missed-{n}")))?;
@@ -91,6 +93,50 @@ fn a_cluster_restored_from_an_old_snapshot_gets_what_it_lost() -> Result<()> {
     traffic.finish()
 }
 
+/// One member is given older data of its own while the others went on: it acknowledged what it now does not know, which no
+/// member may. etcd may mend that (with the next leader) or end that member, and then it is to be replaced; meanwhile the
+/// other two are a quorum, and nodes go by them.
+fn a_member_goes_back_in_time(scene: &mut Scene) -> Result<()> {
+    let leader = scene.nodes.etcd.leader()?;
+    let victim = (leader + 1) % 3;
+    scene.nodes.etcd.kill(victim)?;
+    let older = scene.nodes.etcd.copy_of(victim)?;
+    scene.nodes.etcd.launch(victim)?;
+    scene.nodes.etcd.answers()?;
+    (0..3).try_for_each(|n| scene.tell(0, &format!("since-{n}")))?;
+    scene.hears(1, "since-2")?;
+    scene.nodes.etcd.kill(victim)?;
+    scene.nodes.etcd.replace_data(victim, &older)?;
+    scene.nodes.etcd.launch(victim)?;
+    scene.news_travels(0, 1)?;
+    scene.news_travels(1, 0)?;
+    (0..2).try_for_each(|node| scene.has_heard(node, "since-2", true))?;
+    let fate = eventually(PATIENCE, "the member to be whole or to end", || {
+        let ended = !scene.nodes.etcd.running(victim);
+        ensure!(ended || scene.nodes.etcd.ctl_of(victim, &["endpoint", "health"]).is_ok());
+        Ok(if ended { "ended" } else { "is whole again" })
+    })?;
+    eprintln!("the member with older data {fate}");
+    if fate == "ended" {
+        let log = scene.nodes.etcd.log(victim);
+        ensure!(log.contains("out of range"), "{log}");
+        scene.nodes.etcd.replace_member(victim)?;
+    }
+    scene.nodes.etcd.answers()?;
+    scene.news_travels(0, 1)?;
+    // All three have the same.
+    eventually(PATIENCE, "the members to agree", || {
+        let hashes = (0..3).map(|member| -> Result<String> {
+            let text = scene.nodes.etcd.ctl_of(member, &["endpoint", "hashkv", "-w", "json"])?;
+            let answer: serde_json::Value = serde_json::from_str(&text)?;
+            Ok(answer[0]["HashKV"]["hash"].to_string())
+        });
+        let hashes = hashes.collect::<Result<Vec<_>>>()?;
+        ensure!(hashes[0] != "null" && hashes.windows(2).all(|pair| pair[0] == pair[1]), "{hashes:?}");
+        Ok(())
+    })
+}
+
 /// Forgets all history.
 pub(super) fn compact(nodes: &Nodes) -> Result<()> {
     let answer: serde_json::Value = serde_json::from_str(&nodes.etcdctl(&["get", "none", "-w", "json"])?)?;
@@ -99,7 +145,7 @@ pub(super) fn compact(nodes: &Nodes) -> Result<()> {
 }
 
 /// The lease under which a node's record is, as etcdctl writes it.
-fn lease_of(nodes: &Nodes, node: &str) -> Result<String> {
+pub(super) fn lease_of(nodes: &Nodes, node: &str) -> Result<String> {
     let key = format!("cilium/state/nodes/v1/default/{node}");
     let answer: serde_json::Value = serde_json::from_str(&nodes.etcdctl(&["get", &key, "-w", "json"])?)?;
     let lease = answer["kvs"][0]["lease"].as_u64().with_context(|| format!("no lease in {answer}"))?;
