@@ -10,6 +10,8 @@ cargo build --release --locked -p suite --bin lab-probe
 cp -f target/release/lab-probe target/dist/
 CILIUM_BIN=$(pwd)/target/dist
 export CILIUM_BIN
+# Another build of the agent, linked dynamically: what is upgraded to, and what is given another wall clock.
+cargo build --locked -p daemon
 # A failing scene tells what it saw; the frames above it say nothing more.
 export RUST_BACKTRACE=0
 exec cargo test --workspace --locked --no-fail-fast -- --include-ignored --test-threads "${TEST_THREADS:-2}"
