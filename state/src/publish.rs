@@ -5,9 +5,11 @@ use crate::endpoints::{Awaited, Endpoint, Realised};
 use crate::ledger::{Entries, Object};
 use crate::outputs::Outputs;
 use crate::{Dirty, State, records, shared};
+use ipnetwork::IpNetwork;
 use model::desired::Datapath;
 use model::{EndpointId, Identity};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Objects whose record may have changed.
@@ -116,8 +118,9 @@ impl State {
         let mut changes = Changes { endpoints: self.endpoints.take_changes(), others: BTreeSet::new() };
         let (pools, addresses) = self.ipam.take_changes();
         if !pools.is_empty() && self.config.shares_subnets {
-            // It tells which blocks of subnets it has.
+            // It tells which blocks of subnets it has, and endpoints what of these they have.
             changes.others.insert(Object::Node);
+            changes.endpoints.extend(self.endpoints.iter().map(|endpoint| endpoint.id));
         }
         changes.others.extend(pools.into_iter().map(Object::Pool));
         changes.others.extend(addresses.into_iter().map(Object::Address));
@@ -165,12 +168,21 @@ impl State {
         records::key(object).zip(text).into_iter().collect()
     }
 
+    /// Whether an endpoint's address is told to others: nodes that share subnets tell of what is out of their own parts
+    /// alone. The key is the address, so it may be another node's endpoint's by now, which the block went to.
+    fn is_announced(&self, address: IpAddr) -> bool {
+        let ranges =
+            self.config.ipv4_range.map(IpNetwork::V4).into_iter().chain(self.config.ipv6_range.map(IpNetwork::V6));
+        !self.config.shares_subnets || ranges.chain(self.ipam.blocks()).any(|part| part.contains(address))
+    }
+
     /// Whether anything that other nodes read changed.
     fn write_shared(&mut self, changes: &Changes) -> bool {
         let mut written: Vec<(Object, Entries)> = Vec::new();
         for id in &changes.endpoints {
             let endpoint = self.endpoints.get(*id);
-            let entries = endpoint.map(|endpoint| shared::endpoint(&self.config, endpoint)).unwrap_or_default();
+            let tell = |address| self.is_announced(address);
+            let entries = endpoint.map(|endpoint| shared::endpoint(&self.config, endpoint, tell)).unwrap_or_default();
             written.push((Object::Endpoint(*id), entries));
         }
         for object in &changes.others {

@@ -131,8 +131,8 @@ pub(crate) fn node(
     write(&record).map(|text| (key, text)).into_iter().collect()
 }
 
-/// An endpoint and its addresses.
-pub(crate) fn endpoint(config: &Config, endpoint: &Endpoint) -> Entries {
+/// An endpoint, and those of its addresses that are to be told.
+pub(crate) fn endpoint(config: &Config, endpoint: &Endpoint, tell: impl Fn(IpAddr) -> bool) -> Entries {
     let record = EndpointRecord {
         id: endpoint.id.0,
         node: &config.node,
@@ -147,7 +147,7 @@ pub(crate) fn endpoint(config: &Config, endpoint: &Endpoint) -> Entries {
     };
     let key = format!("cilium/state/endpoints/v1/{}/{}", config.node, endpoint.id);
     let host_ip = config.node_ipv4.map(IpAddr::V4).or(config.node_ipv6.map(IpAddr::V6));
-    let addresses = endpoint.addresses().filter_map(|ip| {
+    let addresses = endpoint.addresses().filter(|ip| tell(*ip)).filter_map(|ip| {
         let record = IpRecord { ip, mask: None, host_ip, identity: endpoint.identity.0, key: 0, metadata: "" };
         write(&record).map(|text| (format!("cilium/state/ip/v1/{ADDRESS_SPACE}/{ip}"), text))
     });
