@@ -168,7 +168,7 @@ async fn start(
     plugin_calls: Arc<docker_plugin::CallStats>,
     started: Instant,
 ) -> anyhow::Result<()> {
-    check_kernel()?;
+    check_kernel(&config)?;
     let mut stores = open_stores(&config).await?;
     let controllers = Controllers::default();
     stage.send_replace(Stage::Starting("waiting for the kvstore, to claim this node's address pools"));
@@ -236,8 +236,11 @@ async fn start(
 }
 
 /// A kernel that lacks something is named with what it lacks, and nothing is tried on it.
-fn check_kernel() -> anyhow::Result<()> {
-    let missing = datapath::features::probe();
+fn check_kernel(config: &Config) -> anyhow::Result<()> {
+    let mut missing = datapath::features::probe();
+    if missing.is_empty() && config.tunnel == Tunnel::Vxlan {
+        missing.extend(datapath::features::lacks_vxlan());
+    }
     if missing.is_empty() {
         return Ok(());
     }

@@ -129,7 +129,19 @@ pub fn geneve_device() -> Result<(), String> {
     if !tells_flags().map_err(|error| format!("try out tunnel keys: {error}"))? {
         return Err("the kernel does not tell programs of critical options (Linux 6.0)".to_owned());
     }
-    let spec = TunnelSpec { kind: TunnelKind::Geneve { port: 6081 }, mtu: 1400 };
+    tunnel_device(TunnelKind::Geneve { port: 6081 })
+        .map_err(|refused| format!("the kernel has no Geneve device (CONFIG_GENEVE): {refused}"))
+}
+
+/// What a kernel lacks that cannot make the device of a VXLAN tunnel, tried out likewise.
+pub fn lacks_vxlan() -> Option<Missing> {
+    let error = tunnel_device(TunnelKind::Vxlan { port: 8472 }).err()?;
+    let needs = "CONFIG_VXLAN; or --tunnel geneve on all nodes, which packet programs can do without a device";
+    Some(Missing { what: "VXLAN devices, for --tunnel vxlan", needs, error })
+}
+
+fn tunnel_device(kind: TunnelKind) -> Result<(), String> {
+    let spec = TunnelSpec { kind, mtu: 1400 };
     let namespace = Namespace::create().map_err(|error| crate::reconcile::chain(&error))?;
     let tried = namespace.run(|| {
         let mut netlink = Netlink::open().map_err(|error| error.to_string())?;
@@ -137,10 +149,7 @@ pub fn geneve_device() -> Result<(), String> {
         netlink.execute(requests.into()).map_err(|error| error.to_string())
     });
     let answers = tried.map_err(|error| crate::reconcile::chain(&error))??;
-    match answers.into_iter().find_map(Result::err) {
-        None => Ok(()),
-        Some(refused) => Err(format!("the kernel has no Geneve device (CONFIG_GENEVE): {refused}")),
-    }
+    answers.into_iter().find_map(Result::err).map_or(Ok(()), |refused| Err(refused.to_string()))
 }
 
 /// Whether a program is told the flags of a tunnel's header: gives a packet a tunnel key, and asks for it with them.
@@ -205,5 +214,6 @@ mod tests {
     #[ignore = "needs root: make test"]
     fn this_kernel_has_all() {
         assert_eq!(probe(), Vec::new());
+        assert_eq!(lacks_vxlan(), None);
     }
 }
