@@ -215,19 +215,20 @@ async fn start(
         config: config.clone(),
     });
     stage.send_replace(Stage::Ready(agent));
+
+    let session = share(&config, &mut stores, &inputs, &outputs, &controllers, &contact, &mut life.working);
     if !stores.is_embedded {
         let keeper = Keeper {
             blocks,
             inputs: inputs.clone(),
             outputs: outputs.clone(),
             controllers: controllers.clone(),
+            session,
             own: node.claims(&config),
             grace: config.block_grace,
         };
         life.working.spawn("address blocks", |shutdown| keeper.run(shutdown));
     }
-
-    share(&config, &mut stores, &inputs, &outputs, &controllers, &contact, &mut life.working);
     start_datapath(&config, &node, &mut life.working, &inputs, &outputs, &controllers, &kernel_sender).await?;
     ready(&node, started);
     // Nobody may think that the agent is starting still, or that there is no datapath: both senders live as long.
@@ -371,7 +372,7 @@ fn start_health(
     Some(health)
 }
 
-/// Everything that lives in the kvstore: policy, identities, other nodes, and what this node shows them.
+/// Everything that lives in the kvstore: policy, identities, other nodes, and what this node shows them, by the session.
 fn share(
     config: &Config,
     stores: &mut Stores,
@@ -380,7 +381,7 @@ fn share(
     controllers: &Controllers,
     contact: &Contact,
     working: &mut Tasks,
-) {
+) -> Session {
     let feed = PolicyFeed {
         backend: Arc::clone(&stores.shared),
         inputs: inputs.clone(),
@@ -395,7 +396,9 @@ fn share(
         working.spawn_infallible("memory of the cluster", |shutdown| writer.run(shutdown, controllers));
     }
     let Remembered { nodes, addresses, identities: known } = std::mem::take(&mut stores.remembered);
-    let options = session::Options { ttl: config.kvstore.lease_ttl, ..session::Options::default() };
+    // What others may have taken while this node had no lease is announced when the keeper of its blocks has compared.
+    let guarded: &[&str] = if stores.is_embedded { &[] } else { &[kvstore::keys::NODES, kvstore::keys::IPS] };
+    let options = session::Options { ttl: config.kvstore.lease_ttl, guarded, ..session::Options::default() };
     let session = Session::start(Arc::clone(&stores.shared), options);
     let others = ClusterFeed {
         backend: Arc::clone(&stores.shared),
@@ -425,7 +428,7 @@ fn share(
         remembered: known.iter().map(|(identity, labels)| (labels.sorted_list(), identity.0)).collect(),
         ..allocator::Options::new(kvstore::keys::IDENTITIES, &config.node_name, range)
     };
-    let allocator = Allocator::start(Arc::clone(&stores.shared), session, options);
+    let allocator = Allocator::start(Arc::clone(&stores.shared), session.clone(), options);
     contact.follows(allocator.progress());
     let identities = IdentityAllocation {
         allocator,
@@ -437,6 +440,7 @@ fn share(
         remembered: known,
     };
     working.spawn_infallible("identities", |shutdown| identities.run(shutdown));
+    session
 }
 
 /// How identities are chosen and collected. Alone on a store nobody else can take a number at the same moment, so they

@@ -8,6 +8,10 @@
 //!      ▲                │ lease not found            │ ok, or store away (the lease may outlive that)
 //!      └────────────────┴────────────────────────────┘
 //! ```
+//!
+//! Some keys tell of what others may have taken meanwhile ([`Options::guarded`]). They are written only after somebody has
+//! compared, once for each lease that was taken: [`Session::doubts`] says that it is to be done, [`Session::confirm`] that
+//! it was.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,6 +35,8 @@ pub struct Options {
     pub check_every: Duration,
     /// Pause after a failure.
     pub retry: Duration,
+    /// What the keys begin with that are not written under a new lease before [`Session::confirm`].
+    pub guarded: &'static [&'static str],
 }
 
 impl Default for Options {
@@ -40,6 +46,7 @@ impl Default for Options {
             wait: Duration::from_secs(5),
             check_every: Duration::from_secs(5 * 60),
             retry: Duration::from_secs(1),
+            guarded: &[],
         }
     }
 }
@@ -60,6 +67,8 @@ pub struct Health {
     pub pending: usize,
     /// What went wrong last, until something goes right.
     pub trouble: Option<String>,
+    /// The lease under which guarded keys may be written.
+    pub vouched: Option<LeaseId>,
 }
 
 /// A node's presence in the store. Cheap to clone; ends when the last clone is dropped, and its keys `ttl` later.
@@ -94,6 +103,8 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Book {
     lease: Option<LeaseId>,
+    /// The lease under which guarded keys may be written.
+    vouched: Option<LeaseId>,
     owned: BTreeMap<String, Owned>,
     /// Keys to be deleted.
     doomed: BTreeSet<String>,
@@ -204,6 +215,18 @@ impl Session {
         }
     }
 
+    /// The lease under which guarded keys wait for [`confirm`](Session::confirm).
+    pub fn doubts(&self) -> Option<LeaseId> {
+        let book = self.inner.book();
+        book.lease.filter(|lease| book.vouched != Some(*lease) && !self.inner.options.guarded.is_empty())
+    }
+
+    /// Lets guarded keys be written under this lease: what they tell was compared since it was taken.
+    pub fn confirm(&self, lease: LeaseId) {
+        self.inner.book().vouched = Some(lease);
+        self.inner.work.notify_one();
+    }
+
     /// Whether the session owns this key.
     pub fn owns(&self, key: &str) -> bool {
         self.inner.book().owned.contains_key(key)
@@ -239,12 +262,12 @@ impl Inner {
     }
 
     fn report(&self, result: Result<(), &Error>, confirmed: bool) {
-        let (lease, owned, pending) = {
+        let (lease, vouched, owned, pending) = {
             let book = self.book();
-            (book.lease, book.owned.len(), book.pending())
+            (book.lease, book.vouched, book.owned.len(), book.pending())
         };
         self.health.send_modify(|health| {
-            (health.lease, health.owned, health.pending) = (lease, owned, pending);
+            (health.lease, health.vouched, health.owned, health.pending) = (lease, vouched, owned, pending);
             health.trouble = result.err().map(Error::chain);
             if confirmed {
                 health.confirmed = Some(SystemTime::now());
@@ -334,7 +357,9 @@ impl Inner {
         let book = self.book();
         let (mut txn, mut keys, mut bytes) = (Txn::new(), Page::new(), 0);
         let gone = book.doomed.iter().map(|key| (key, None));
+        let guarded = |key: &str| self.options.guarded.iter().any(|prefix| key.starts_with(prefix));
         let stale = book.owned.iter().filter(|(_, owned)| owned.written != Some(lease));
+        let stale = stale.filter(|(key, _)| book.vouched == Some(lease) || !guarded(key));
         let fresh = stale.map(|(key, owned)| (key, Some(&owned.value)));
         for (key, value) in gone.chain(fresh).filter(|(key, _)| !refused.contains(*key)) {
             bytes += key.len() + value.map_or(0, Vec::len);

@@ -2,6 +2,9 @@
 //! while, what it uses and is not claimed (any more) is claimed again or, if it is another's by now, given up; and the
 //! claims of nodes that are gone for good go back.
 //!
+//! Nothing of a node's addresses is announced under a new lease before that: while the node had none others may have taken
+//! what was its own.
+//!
 //! A node counts as gone when this one saw none of its record for the whole grace, by its own steady clock and without
 //! having lost sight of the kvstore meanwhile. The deletion then happens only if the record is still absent and the claim
 //! as it was, so that several who sweep do not cross each other or a node that comes back.
@@ -11,6 +14,7 @@ use super::{Blocks, ClaimError};
 use crate::controllers::{Controllers, causes};
 use crate::writer::Inputs;
 use ipnetwork::IpNetwork;
+use kvstore::session::Session;
 use kvstore::{Backend, Condition, Outcome, Txn, keys};
 use state::{Input, Outputs};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 const CONTROLLER: &str = "address-blocks";
 /// How often everything is compared; more often where the grace is short.
 const EVERY: Duration = Duration::from_secs(30);
+/// How soon it is tried again while others wait to hear of this node.
+const SOON: Duration = Duration::from_millis(500);
 /// How long what this node does not use is kept: a claim that is being made is not in the state yet, and a network that
 /// is made again finds its addresses.
 const UNUSED: Duration = Duration::from_secs(60);
@@ -42,10 +48,21 @@ pub struct Keeper {
     pub inputs: Inputs,
     pub outputs: watch::Receiver<Arc<Outputs>>,
     pub controllers: Controllers,
+    /// Waits with what it announces for what is found here.
+    pub session: Session,
     /// Ranges of the cluster and this node's blocks of them.
     pub own: Vec<(IpNetwork, IpNetwork)>,
     /// How long a node without a record keeps its blocks.
     pub grace: Duration,
+}
+
+/// What has become of this node's blocks.
+#[derive(Debug)]
+enum Found {
+    Kept,
+    /// Some were another's, and were given up.
+    Lost,
+    Evicted(Evicted),
 }
 
 /// Since when what is to be deleted has been so.
@@ -59,10 +76,20 @@ impl Keeper {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Evicted> {
         let mut waiting = Waiting::default();
         let every = EVERY.min(self.grace / 4).max(Duration::from_secs(1));
+        let mut health = self.session.health();
         loop {
+            // Of a lease that is taken while things are compared nothing is known yet.
+            let doubted = self.session.doubts();
             match self.round(&mut waiting).await {
-                Ok(None) => self.controllers.success(CONTROLLER),
-                Ok(Some(evicted)) => return Err(evicted),
+                Ok(Found::Kept) => {
+                    self.controllers.success(CONTROLLER);
+                    if let Some(lease) = doubted {
+                        self.session.confirm(lease);
+                    }
+                }
+                // The state is without them by the next time.
+                Ok(Found::Lost) => {}
+                Ok(Found::Evicted(evicted)) => return Err(evicted),
                 Err(error) => {
                     tracing::debug!(error = causes(&error), "the claims of addresses cannot be compared now");
                     self.controllers.failure(CONTROLLER, causes(&error));
@@ -71,8 +98,18 @@ impl Keeper {
                 }
             }
             let pause = every.mul_f64(0.75 + rand::random::<f64>() / 2.0);
-            if tokio::time::timeout(pause, shutdown.cancelled()).await.is_ok() {
-                return Ok(());
+            let pause = if doubted.is_some() && self.session.doubts().is_some() { SOON } else { pause };
+            let another_lease = async {
+                // An error is the end of the session, and of all.
+                while self.session.doubts().is_none() && health.changed().await.is_ok() {}
+                if doubted.is_some() && self.session.doubts() == doubted {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                () = another_lease => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
@@ -85,32 +122,35 @@ impl Keeper {
         blocks.chain(self.own.iter().copied()).collect()
     }
 
-    async fn round(&self, waiting: &mut Waiting) -> Result<Option<Evicted>, ClaimError> {
+    async fn round(&self, waiting: &mut Waiting) -> Result<Found, ClaimError> {
         let backend = self.blocks.backend.as_ref();
         let wanted = self.wanted();
+        let mut found = Found::Kept;
         for (range, block) in &wanted {
-            if let Some(evicted) = self.confirm(*range, *block).await? {
-                return Ok(Some(evicted));
+            match self.confirm(*range, *block).await? {
+                Found::Kept => {}
+                Found::Lost => found = Found::Lost,
+                evicted @ Found::Evicted(_) => return Ok(evicted),
             }
         }
         let ledger = Ledger::read(backend).await?;
         self.give_back(&ledger, &wanted, waiting).await?;
         self.sweep(&ledger, waiting).await?;
-        Ok(None)
+        Ok(found)
     }
 
     /// Makes sure that a block is claimed by this node; gives it up if it is another's.
-    async fn confirm(&self, range: IpNetwork, block: IpNetwork) -> Result<Option<Evicted>, ClaimError> {
+    async fn confirm(&self, range: IpNetwork, block: IpNetwork) -> Result<Found, ClaimError> {
         for _ in 0..super::ATTEMPTS {
             let ledger = Ledger::read(self.blocks.backend.as_ref()).await?;
             match ledger.overlapping(block) {
-                Some(claim) if claim.owner == self.blocks.owner => return Ok(None),
+                Some(claim) if claim.owner == self.blocks.owner => return Ok(Found::Kept),
                 Some(claim) => return Ok(self.lose(range, block, claim).await),
                 None => {
                     let owner = &self.blocks.owner;
                     if ledger.write(self.blocks.backend.as_ref(), &range.to_string(), block, owner).await? {
                         tracing::warn!(%block, %range, "a claim of this node was gone; it is made again");
-                        return Ok(None);
+                        return Ok(Found::Kept);
                     }
                 }
             }
@@ -118,14 +158,14 @@ impl Keeper {
         Err(ClaimError::Contended)
     }
 
-    async fn lose(&self, range: IpNetwork, block: IpNetwork, claim: &Claim) -> Option<Evicted> {
+    async fn lose(&self, range: IpNetwork, block: IpNetwork, claim: &Claim) -> Found {
         let owner = claim.owner.to_string();
         tracing::error!(%block, %range, owner, "a block of this node is another's: nothing of it is given out any more");
         if self.own.contains(&(range, block)) {
-            return Some(Evicted { block, owner });
+            return Found::Evicted(Evicted { block, owner });
         }
         self.inputs.tell(Input::BlockLost { pool: range.to_string(), block }).await;
-        None
+        Found::Lost
     }
 
     /// Deletes this node's claims that it has not used for a while.
@@ -198,7 +238,7 @@ mod tests {
     use super::*;
     use crate::blocks::Want;
     use crate::testing::Brain;
-    use kvstore::memory;
+    use kvstore::{memory, session};
 
     const GRACE: Duration = Duration::from_secs(3600);
 
@@ -216,6 +256,10 @@ mod tests {
             inputs: brain.inputs.clone(),
             outputs: brain.outputs.clone(),
             controllers: Controllers::default(),
+            session: Session::start(
+                Arc::clone(backend),
+                session::Options { guarded: &[keys::NODES], ..Default::default() },
+            ),
             own: own.iter().map(|(range, block)| (net(range), net(block))).collect(),
             grace: GRACE,
         }
@@ -264,5 +308,27 @@ mod tests {
         let keeper = keeper(&brain, &backend, &[("10.64.0.0/16", &other.to_string())]);
         let ended = keeper.run(brain.shutdown.clone()).await;
         assert_eq!(ended.unwrap_err().block, other);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_announced_under_a_new_lease_before_it_was_compared() {
+        let (brain, backend) = (Brain::begin().await, memory::open().0);
+        let own = blocks(&backend, "n1").claim(net("10.64.0.0/16"), 24, None).await.unwrap();
+        let keeper = keeper(&brain, &backend, &[("10.64.0.0/16", &own.to_string())]);
+        let session = keeper.session.clone();
+        let record = keys::node("default", "n1");
+        session.publish_later(&record, b"{}".to_vec()).unwrap();
+        let keeping = tokio::spawn(keeper.run(brain.shutdown.clone()));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(backend.get(&record).await.unwrap().is_some());
+        // Both lease and claim go, and the block is another's when the session is back.
+        let claim = Ledger::read(backend.as_ref()).await.unwrap().claims()[0].entry.key.clone();
+        backend.delete(&claim).await.unwrap();
+        blocks(&backend, "n2").claim(net("10.64.0.0/16"), 24, Some(own)).await.unwrap();
+        backend.revoke(session.health().borrow().lease.unwrap()).await.unwrap();
+        assert_eq!(keeping.await.unwrap().unwrap_err().block, own);
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert!(session.doubts().is_some(), "another lease was taken");
+        assert!(backend.get(&record).await.unwrap().is_none());
     }
 }

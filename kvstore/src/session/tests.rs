@@ -143,3 +143,27 @@ async fn what_cannot_be_written_is_refused_at_once() {
     assert!(matches!(session.publish_later("k", vec![0; MAX_BYTES]), Err(Error::Invalid { .. })));
     session.publish("k", "v").await.expect("the others are written");
 }
+
+#[tokio::test(start_paused = true)]
+async fn guarded_keys_wait_for_a_word_under_each_lease() {
+    let (backend, _) = crate::memory::open();
+    let session = Session::start(backend.clone(), Options { guarded: &["mine/"], ..options() });
+    session.publish("free/1", "a").await.unwrap();
+    session.publish("mine/1", "a").await.unwrap();
+    assert!(backend.get("mine/1").await.unwrap().is_none());
+    assert_eq!(session.health().borrow().pending, 1);
+    let first = session.doubts().unwrap();
+    session.confirm(first);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(backend.get("mine/1").await.unwrap().is_some());
+    assert_eq!(session.doubts(), None);
+    // Under another lease nothing is known again, and what was said of the former does not count.
+    backend.revoke(first).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    session.confirm(first);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(backend.get("free/1").await.unwrap().is_some() && backend.get("mine/1").await.unwrap().is_none());
+    session.confirm(session.doubts().unwrap());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(backend.get("mine/1").await.unwrap().is_some());
+}
