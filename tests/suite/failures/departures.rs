@@ -60,7 +60,52 @@ fn a_dead_node_is_believed_in_until_the_grace_is_over() -> Result<()> {
     }
     knows(&scene, 1, &far, true)?;
     talks(&scene, &far)?;
+    its_addresses_are_given_away(&mut scene, &far)?;
     traffic.finish()
+}
+
+/// A node that was out of touch for longer than `--block-grace` finds its part of the cluster's range with another: it
+/// announces nothing of it any more, ends, and starts with another part.
+fn its_addresses_are_given_away(scene: &mut Scene, far: &Container) -> Result<()> {
+    scene.nodes.part_from_etcd(2, true)?;
+    eventually(PATIENCE, "the lease of node 3 to run out", || {
+        ensure!(!has_lease(scene)?);
+        Ok(())
+    })?;
+    let claims = "cilium/state/blocks/v1/10.64.0.0%2F16/";
+    let part = far.ipv4.rsplit_once('.').map(|(part, _)| part.to_owned()).unwrap_or_default();
+    let claim = format!("{claims}{part}.0%2F24");
+    let mine = scene.nodes.etcdctl(&["get", "--print-value-only", &claim])?;
+    ensure!(mine.contains("\"node3\""), "{claim}: {mine}");
+    scene.nodes.etcdctl(&["put", &claim, mine.trim().replace("node3", "node9").as_str()])?;
+    scene.nodes.part_from_etcd(2, false)?;
+    eventually(PATIENCE, "the agent of node 3 to notice and to end", || {
+        ensure!(!has_lease(scene)?, "it announces what is another's");
+        ensure!(!scene.nodes.worlds[2].agent.running());
+        Ok(())
+    })?;
+    let log = scene.nodes.worlds[2].agent.log();
+    ensure!(log.contains("is node node9 of default's by now"), "{log}");
+    // What it had is not denied, allowed or sent to on the strength of what it was.
+    knows(scene, 1, far, false)?;
+    scene.nodes.worlds[2].agent.restart()?;
+    let anew = scene.nodes.worlds[2].docker.sleeper("anew", "net", "client");
+    let anew = match anew {
+        Ok(anew) => anew,
+        // The network is of the former part.
+        Err(_) => {
+            scene.nodes.worlds[2].docker.docker(&["rm", "-f", "far", "anew"])?;
+            scene.nodes.worlds[2].docker.docker(&["network", "rm", "net"])?;
+            scene.nodes.worlds[2].network()?;
+            scene.nodes.worlds[2].docker.sleeper("anew", "net", "client")?
+        }
+    };
+    ensure!(!anew.ipv4.starts_with(&format!("{part}.")), "{} is of the part that is another's", anew.ipv4);
+    knows(scene, 1, &anew, true)?;
+    talks(scene, &anew)?;
+    let keys = scene.nodes.etcdctl(&["get", "--prefix", "--keys-only", "cilium/state/ip/"])?;
+    ensure!(!keys.contains(&format!("/{}\n", far.ipv4)), "{keys}");
+    Ok(())
 }
 
 fn knows(scene: &Scene, node: usize, container: &Container, expected: bool) -> Result<()> {
