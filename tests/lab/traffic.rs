@@ -27,28 +27,43 @@ impl Server {
     }
 }
 
-/// One request whose answer is awaited for half a second, a ping's for a second; many can be under way at once.
+/// One request; many can be under way at once. An answer that is expected is awaited for long, as the machine may do much
+/// else; one that is not, for half a second, a ping's for a second.
 pub struct Ask {
+    expected: bool,
     child: std::process::Child,
 }
 
 impl Ask {
-    /// `protocol`: `tcp`, `udp`, `sctp`, or `icmp`, which has no port.
-    pub fn start(machine: &Machine, place: &[String], protocol: &str, ip: &str, port: u16) -> Result<Ask> {
+    /// `protocol`: `tcp`, `udp`, `sctp`, `http`, or `icmp`, which has no port.
+    pub fn start(
+        machine: &Machine,
+        place: &[String],
+        protocol: &str,
+        ip: &str,
+        port: u16,
+        expected: bool,
+    ) -> Result<Ask> {
         let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
         let mut command = machine.command("env");
         command.args(place);
         match protocol {
-            "icmp" => command.args(["ping", "-c1", "-W1", ip]),
-            _ => command.arg(binary("lab-probe")?).args(["ask", protocol, &format!("{host}:{port}"), "500"]),
+            "icmp" => command.args(["ping", "-c1", if expected { "-W5" } else { "-W1" }, ip]),
+            "http" => command.arg(binary("lab-probe")?).args(["http", &format!("{host}:{port}")]),
+            _ => command.arg(binary("lab-probe")?).args([
+                "ask",
+                protocol,
+                &format!("{host}:{port}"),
+                if expected { "5000" } else { "500" },
+            ]),
         };
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("start a request")?;
-        Ok(Ask { child })
+        Ok(Ask { expected, child })
     }
 
-    /// Whether it was answered.
-    pub fn answered(mut self) -> Result<bool> {
-        Ok(self.child.wait()?.success())
+    /// Whether it went otherwise than expected.
+    pub fn is_wrong(mut self) -> Result<bool> {
+        Ok(self.child.wait()?.success() != self.expected)
     }
 }
 

@@ -137,7 +137,7 @@ const PORTS: [&str; 4] = ["tcp:80", "tcp:81", "udp:53", "sctp:90"];
 impl Lab {
     fn start(mode: &Mode, underlay: Underlay, engine: &Engine) -> Result<Lab> {
         let graces =
-            ["--kvstore-lease-ttl", "10", "--node-grace", "3", "--block-grace", "10", "--health-interval", "1"];
+            ["--kvstore-lease-ttl", "10", "--node-grace", "10", "--block-grace", "10", "--health-interval", "1"];
         let options = [mode.options, &graces].concat();
         let mut nodes = Nodes::on(underlay)?;
         nodes.etcd.start_all()?;
@@ -202,8 +202,8 @@ impl Lab {
         let mut asks = Vec::new();
         for (protocol, port, expected) in ports {
             for ip in self.ips(to) {
-                let ask = Ask::start(from.machine(), &from.enter(), protocol, ip, *port)?;
-                asks.push((format!("{protocol} {ip} {port}"), *expected, ask));
+                let ask = Ask::start(from.machine(), &from.enter(), protocol, ip, *port, *expected)?;
+                asks.push((format!("{protocol} {ip} {port}: {expected}"), ask));
             }
         }
         all_as_expected(asks).with_context(|| format!("{} -> {}", from.name, to.name))
@@ -270,15 +270,14 @@ impl Lab {
 }
 
 /// Waits for all answers, and names those that came and should not, and the other way round.
-fn all_as_expected(asks: Vec<(String, bool, Ask)>) -> Result<()> {
+fn all_as_expected(asks: Vec<(String, Ask)>) -> Result<()> {
     let mut wrong = Vec::new();
-    for (what, expected, ask) in asks {
-        let answered = ask.answered()?;
-        if answered != expected {
-            wrong.push(format!("{what}: answered {answered}"));
+    for (what, ask) in asks {
+        if ask.is_wrong()? {
+            wrong.push(what);
         }
     }
-    ensure!(wrong.is_empty(), "{}", wrong.join(", "));
+    ensure!(wrong.is_empty(), "not as expected: {}", wrong.join(", "));
     Ok(())
 }
 

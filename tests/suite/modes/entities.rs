@@ -30,7 +30,7 @@ pub(super) fn of_egress(lab: &mut Lab) -> Result<()> {
         let udp = ips.clone().into_iter().filter(|_| last == "1").map(|ip| ("udp", ip, 8053));
         ips.into_iter().map(|ip| ("tcp", ip, 8000)).chain(udp).collect()
     };
-    let health = Place { entity: "health", targets: ends.map(|ip| ("tcp", ip, 4240)).collect() };
+    let health = Place { entity: "health", targets: ends.map(|ip| ("http", ip, 4240)).collect() };
     ensure!(!health.targets.is_empty(), "{node2:#}");
     let places = [
         Place { entity: "host", targets: on("11") },
@@ -43,9 +43,9 @@ pub(super) fn of_egress(lab: &mut Lab) -> Result<()> {
             let mut asks = Vec::new();
             for place in &places {
                 for (protocol, ip, port) in &place.targets {
-                    let ask = Ask::start(&lab.one().machine, &lab.mate.enter(), protocol, ip, *port)?;
-                    let what = format!("mate -> {} {protocol} {ip} {port}", place.entity);
-                    asks.push((what, reachable.contains(&place.entity), ask));
+                    let expected = reachable.contains(&place.entity);
+                    let ask = Ask::start(&lab.one().machine, &lab.mate.enter(), protocol, ip, *port, expected)?;
+                    asks.push((format!("mate -> {} {protocol} {ip} {port}: {expected}", place.entity), ask));
                 }
             }
             all_as_expected(asks)?;
@@ -105,8 +105,9 @@ fn ingress(lab: &Lab) -> Result<()> {
                     {
                         continue;
                     }
-                    let ask = Ask::start(machine, &[], protocol, ip, port)?;
-                    asks.push((format!("{entity} -> {ip} {protocol}"), reaching.contains(&entity), ask));
+                    let expected = reaching.contains(&entity);
+                    let ask = Ask::start(machine, &[], protocol, ip, port, expected)?;
+                    asks.push((format!("{entity} -> {ip} {protocol}: {expected}"), ask));
                 }
             }
         }

@@ -57,11 +57,15 @@ fn in_smaller_underlay(lab: &Lab) -> Result<()> {
     let (server, client) = (&lab.server, &lab.client);
     for ip in lab.ips(server) {
         let headers = if ip.contains(':') { 48 } else { 28 };
-        eventually(PATIENCE, "the sender to be told", || {
+        let told = eventually(PATIENCE, "the sender to be told", || {
             let size = (mtu - headers + 20).to_string();
             let said = client.run(&["sh", "-c", &format!("ping -c2 -W2 -M do -s {size} {ip} 2>&1 || true")])?;
             ensure!(said.contains(&format!("mtu = {mtu}")) || said.contains(&format!("mtu={mtu}")), "{said}");
             Ok(())
+        });
+        told.with_context(|| {
+            let links = lab.two().machine.run(&["ip", "link"]).unwrap_or_default();
+            format!("{links}\n{}", lab.two().agent.cilium(&["bpf", "metrics", "list"]).unwrap_or_default())
         })?;
         client.run(&["ping", "-c1", "-W2", "-M", "do", "-s", &(mtu - headers).to_string(), ip])?;
         // The server's side has to learn it as well, by what it sends.
@@ -74,10 +78,9 @@ fn in_smaller_underlay(lab: &Lab) -> Result<()> {
 /// Waits until new containers get this MTU.
 fn has_mtu(lab: &Lab, name: &str, mtu: usize) -> Result<()> {
     eventually(PATIENCE, "new containers to have the new MTU", || {
-        let container = lab.two().container(name)?;
-        let link = container.run(&["ip", "link", "show", "cilium0"]);
-        lab.two().docker.docker(&["rm", "-f", name])?;
-        let link = link?;
+        // What is left of an attempt before.
+        let _ = lab.two().docker.docker(&["rm", "-f", name]);
+        let link = lab.two().container(name)?.run(&["ip", "link", "show", "cilium0"])?;
         ensure!(link.contains(&format!("mtu {mtu} ")), "{link}");
         Ok(())
     })
