@@ -99,7 +99,7 @@ __noinline int deliver_to_node(struct __sk_buff *skb, struct packet *p)
 	if (!p)
 		return TC_ACT_SHOT;
 	v6 = is_ipv6(p);
-	if (geneve != GENEVE_PROGRAMS && unlikely(exceeds_tunnel(skb, p)))
+	if (unlikely(exceeds_tunnel(skb, p)))
 		return deliver_to_stack(skb);
 	ip = packet_start(skb) + ETH_HLEN;
 	if (ip + (v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) > packet_end(skb))
