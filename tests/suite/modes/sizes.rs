@@ -55,24 +55,29 @@ fn in_smaller_underlay(lab: &Lab) -> Result<()> {
     let mtu = SMALL - overhead(lab);
     has_mtu(lab, "small", mtu)?;
     let (server, client) = (&lab.server, &lab.client);
+    for (from, to) in [(client, server), (server, client)] {
+        for ip in lab.ips(to) {
+            is_told(from, ip, mtu).with_context(|| format!("{} -> {ip}", from.name))?;
+        }
+    }
     for ip in lab.ips(server) {
-        let headers = if ip.contains(':') { 48 } else { 28 };
-        let told = eventually(PATIENCE, "the sender to be told", || {
-            let size = (mtu - headers + 20).to_string();
-            let said = client.run(&["sh", "-c", &format!("ping -c2 -W2 -M do -s {size} {ip} 2>&1 || true")])?;
-            ensure!(said.contains(&format!("mtu = {mtu}")) || said.contains(&format!("mtu={mtu}")), "{said}");
-            Ok(())
-        });
-        told.with_context(|| {
-            let links = lab.two().machine.run(&["ip", "link"]).unwrap_or_default();
-            format!("{links}\n{}", lab.two().agent.cilium(&["bpf", "metrics", "list"]).unwrap_or_default())
-        })?;
-        client.run(&["ping", "-c1", "-W2", "-M", "do", "-s", &(mtu - headers).to_string(), ip])?;
-        // The server's side has to learn it as well, by what it sends.
         eventually(PATIENCE, "TCP to go on", || carries(lab.two(), client, "tcp", ip, MUCH))?;
+        // Pieces of datagrams are not told of: both ends cut by what they were told before.
         eventually(PATIENCE, "datagrams to be cut smaller", || carries(lab.two(), client, "udp", ip, DATAGRAM))?;
     }
     Ok(())
+}
+
+/// Waits until a sender of too much is told how much it may be, and what is no more goes through.
+fn is_told(from: &Container, ip: &str, mtu: usize) -> Result<()> {
+    let headers = if ip.contains(':') { 48 } else { 28 };
+    eventually(PATIENCE, "the sender to be told", || {
+        let size = (mtu - headers + 20).to_string();
+        let said = from.run(&["sh", "-c", &format!("ping -c2 -W2 -M do -s {size} {ip} 2>&1 || true")])?;
+        ensure!(said.contains(&format!("mtu = {mtu}")) || said.contains(&format!("mtu={mtu}")), "{said}");
+        Ok(())
+    })?;
+    from.run(&["ping", "-c1", "-W2", "-M", "do", "-s", &(mtu - headers).to_string(), ip]).map(drop)
 }
 
 /// Waits until new containers get this MTU.
