@@ -1,7 +1,7 @@
 //! How deep programs go into their stack, read from the object without a kernel.
 //!
-//! Owns the rule. A kernel adds up what the functions of a chain of calls use, and refuses a program with a chain of more
-//! than 512 bytes. Which number it adds for a function has changed:
+//! Owns the rule. A kernel adds up what the functions of a chain of calls use, and refuses a program with a chain of
+//! more than 512 bytes. Which number it adds for a function has changed:
 //!
 //! | kernel | a function counts as |
 //! |---|---|
@@ -193,7 +193,7 @@ fn chain(functions: &BTreeMap<usize, Function>, at: usize, above: &mut Vec<usize
     Ok(below)
 }
 
-/// Whether this kernel takes a chain of functions that use so many bytes each, the caller first (root).
+/// Whether this kernel takes a chain of functions that use so many bytes each, multiples of 8, the caller first (root).
 pub fn is_taken_here(chain: &[u32]) -> anyhow::Result<bool> {
     const BPF_PROG_LOAD: i64 = 5;
     const SCHED_CLS: u32 = 3;
