@@ -17,13 +17,22 @@ pub struct Schedule {
     base: Duration,
     due: BTreeMap<NodeName, Instant>,
     running: BTreeSet<NodeName>,
+    /// Those of `due` that are not running, the next one first: a cluster has too many to go through them whenever
+    /// something is heard of it.
+    waiting: BTreeSet<(Instant, NodeName)>,
     /// How often those failed in a row that failed last.
     failures: BTreeMap<NodeName, u32>,
 }
 
 impl Schedule {
     pub fn new(base: Duration) -> Schedule {
-        Schedule { base, due: BTreeMap::new(), running: BTreeSet::new(), failures: BTreeMap::new() }
+        Schedule {
+            base,
+            due: BTreeMap::new(),
+            running: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            failures: BTreeMap::new(),
+        }
     }
 
     /// Grows with the number of nodes, so that what one node gets asked by all others grows but little faster than that of a small cluster:
@@ -46,15 +55,17 @@ impl Schedule {
         }
         let due = &self.due;
         self.failures.retain(|name, _| due.contains_key(name));
+        self.line_up();
     }
 
     /// There is news of a node.
     pub fn now(&mut self, name: &NodeName, now: Instant) {
-        self.due.entry(name.clone()).and_modify(|due| *due = now);
+        self.change(name, |_| now);
     }
 
     pub fn all_now(&mut self, now: Instant) {
         self.due.values_mut().for_each(|due| *due = now);
+        self.line_up();
     }
 
     /// When `take` has something next, unless it has to wait for an answer first.
@@ -62,34 +73,52 @@ impl Schedule {
         if self.running.len() >= MAX_RUNNING {
             return None;
         }
-        let waiting = self.due.iter().filter(|(name, _)| !self.running.contains(*name));
-        waiting.map(|(_, due)| *due).min()
+        self.waiting.first().map(|(due, _)| *due)
     }
 
     /// A node that is due; it counts as being probed until `done`.
     pub fn take(&mut self, now: Instant) -> Option<NodeName> {
-        if self.running.len() >= MAX_RUNNING {
+        if self.next().is_none_or(|due| due > now) {
             return None;
         }
-        let interval = self.interval();
-        let waiting = self.due.iter_mut().filter(|(name, due)| !self.running.contains(*name) && **due <= now);
-        let (name, due) = waiting.min_by_key(|(_, due)| **due)?;
-        *due = now + interval;
+        let (_, name) = self.waiting.pop_first()?;
         self.running.insert(name.clone());
-        Some(name.clone())
+        let next = now + self.interval();
+        self.change(&name, |_| next);
+        Some(name)
     }
 
     /// A probe came to its end, `well` or not.
     pub fn done(&mut self, name: &NodeName, well: bool, now: Instant) {
         self.running.remove(name);
-        let Some(due) = self.due.get_mut(name) else { return };
-        if well {
-            self.failures.remove(name);
+        if !self.due.contains_key(name) {
             return;
         }
+        if well {
+            self.failures.remove(name);
+            return self.change(name, |due| due);
+        }
         let failures = self.failures.entry(name.clone()).or_default();
-        *due = (*due).min(now + AGAIN * 2u32.saturating_pow((*failures).min(16)));
+        let again = now + AGAIN * 2u32.saturating_pow((*failures).min(16));
         *failures += 1;
+        self.change(name, |due| due.min(again));
+    }
+
+    /// Gives a node another time, and its place in the line if it is not being probed.
+    fn change(&mut self, name: &NodeName, change: impl FnOnce(Instant) -> Instant) {
+        let Some(due) = self.due.get_mut(name) else { return };
+        let mut place = (*due, name.clone());
+        *due = change(*due);
+        self.waiting.remove(&place);
+        if !self.running.contains(name) {
+            place.0 = *due;
+            self.waiting.insert(place);
+        }
+    }
+
+    fn line_up(&mut self) {
+        let waiting = self.due.iter().filter(|(name, _)| !self.running.contains(*name));
+        self.waiting = waiting.map(|(name, due)| (*due, name.clone())).collect();
     }
 }
 
