@@ -47,7 +47,7 @@ impl Kernel for Fake {
         Ok(self.state.network.clone())
     }
 
-    fn bpf(&mut self) -> Result<Bpf, ReadError> {
+    fn bpf(&mut self, _: &Bpf) -> Result<Bpf, ReadError> {
         self.readable()?;
         Ok(self.state.bpf.clone())
     }

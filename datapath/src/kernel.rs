@@ -16,8 +16,8 @@ pub trait Kernel {
     /// Reads devices, addresses, routes and neighbours of ours.
     fn network(&mut self) -> Result<Network, ReadError>;
 
-    /// Reads our maps and what is attached.
-    fn bpf(&mut self) -> Result<Bpf, ReadError>;
+    /// Reads our maps and what is attached. `held` is what they held by all that is known: it only helps to be quick.
+    fn bpf(&mut self, held: &Bpf) -> Result<Bpf, ReadError>;
 
     /// Finds out whether the firewall is as last written.
     fn firewall(&mut self) -> Result<Firewall, ReadError>;

@@ -190,7 +190,7 @@ impl<K: Kernel> Reconciler<K> {
             }
             let result = match domain {
                 Domain::Network => self.kernel.network().map(|read| self.current.network = read),
-                Domain::Bpf => self.kernel.bpf().map(|read| {
+                Domain::Bpf => self.kernel.bpf(&self.current.bpf).map(|read| {
                     let last_node = self.current.bpf.last_node.max(read.last_node);
                     self.current.bpf = Bpf { last_node, ..read };
                 }),

@@ -128,7 +128,7 @@ impl Tables {
     }
 
     pub fn ipcache(&self) -> Result<Vec<IpcacheRow>, TableError> {
-        let entries = ipcache::read(&self.maps)?;
+        let entries = ipcache::read(&self.maps, &model::Ipcache::default())?;
         let row = |(prefix, entry): (&IpNetwork, &model::desired::IpcacheEntry)| IpcacheRow {
             prefix: *prefix,
             identity: entry.identity,

@@ -83,7 +83,7 @@ impl Kernel for Linux {
         Ok(network)
     }
 
-    fn bpf(&mut self) -> Result<Bpf, ReadError> {
+    fn bpf(&mut self, held: &Bpf) -> Result<Bpf, ReadError> {
         let slots = endpoints::read(&self.maps)?;
         let devices = slots.keys().copied().chain([TUNNEL]);
         let mut attachments = self.programs.attachments(&mut self.netlink, devices)?;
@@ -105,7 +105,7 @@ impl Kernel for Linux {
             tunnel_sources: runtime::read_tunnel_sources(&self.maps)?,
             policies: versions.policies,
             last_policy: versions.last,
-            ipcache: ipcache::read(&self.maps)?,
+            ipcache: ipcache::read(&self.maps, &held.ipcache)?,
             // Whoever wrote the ipcache last may have ended before it said so.
             flows_stale: true,
         })

@@ -6,6 +6,7 @@ use crate::plan::Settings;
 use crate::reconcile::Reconciler;
 use crate::reconcile::tests::snapshot;
 use crate::{Config, programs};
+use model::Identity;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use proptest::strategy::{Just, Strategy, ValueTree};
@@ -63,8 +64,13 @@ fn what_is_recorded_is_what_is_read() {
             reconciler.sweep(now + std::time::Duration::from_secs(1));
             reconciler.kernel().undertaker.wait();
             let held = reconciler.current().clone();
-            let (network, mut bpf) = (reconciler.kernel().network().unwrap(), reconciler.kernel().bpf().unwrap());
+            let network = reconciler.kernel().network().unwrap();
             assert_eq!(network, held.network);
+            let mut bpf = reconciler.kernel().bpf(&Bpf::default()).unwrap();
+            // Whatever is taken to be there, what is there is read.
+            for expected in [held.bpf.clone(), another_ipcache(&held.bpf, true), another_ipcache(&held.bpf, false)] {
+                assert_eq!(reconciler.kernel().bpf(&expected).unwrap(), bpf);
+            }
             bpf.flows_stale = held.bpf.flows_stale;
             // Of nodes that are gone the kernel remembers no number.
             assert!(bpf.last_node <= held.bpf.last_node);
@@ -77,6 +83,20 @@ fn what_is_recorded_is_what_is_read() {
             assert_eq!(reconciler.status().operations, before + 1, "only flows are told to look again");
         }
     });
+}
+
+/// A picture with an entry more, or with the first one missing and the last one another.
+fn another_ipcache(held: &Bpf, more: bool) -> Bpf {
+    let mut other = held.clone();
+    let entry = IpcacheEntry { identity: Identity(9999), endpoint: None };
+    if more {
+        other.ipcache.insert("192.0.2.99/32".parse().unwrap(), entry);
+        return other;
+    }
+    let (first, last) = (held.ipcache.keys().next().copied(), held.ipcache.keys().last().copied());
+    last.map(|prefix| other.ipcache.insert(prefix, entry));
+    first.map(|prefix| other.ipcache.remove(&prefix));
+    other
 }
 
 #[test]
