@@ -78,6 +78,8 @@ pub struct Seen {
     pub nodes: BTreeSet<IpAddr>,
     pub identities: IdentitySet,
     pub hops: BTreeSet<IpNetwork>,
+    /// The tables of other nodes that were noted last.
+    noted_nodes: Option<Others>,
 }
 
 impl Seen {
@@ -95,9 +97,12 @@ impl Seen {
         self.noted = desired.ipcache.clone();
         self.gateways.extend(&desired.gateways);
         self.pools.extend(&desired.pools);
-        self.vteps.extend(desired.vteps.keys());
-        self.nodes.extend(desired.nodes.keys());
-        self.hops.extend(desired.hops.keys());
+        if !self.noted_nodes.as_ref().is_some_and(|noted| noted.is_same(desired)) {
+            self.vteps.extend(desired.vteps.keys());
+            self.nodes.extend(desired.nodes.keys());
+            self.hops.extend(desired.hops.keys());
+            self.noted_nodes = Some(Others::of(desired));
+        }
         let mut new = Vec::new();
         self.identities.differences(&desired.identities, |identity, here, _| {
             if here.is_none() {
@@ -107,6 +112,61 @@ impl Seen {
         for identity in new {
             self.identities.insert(identity, ());
         }
+    }
+}
+
+/// What a snapshot says of other nodes.
+#[derive(Clone, Debug)]
+struct Others {
+    vteps: Arc<BTreeMap<IpNetwork, IpAddr>>,
+    hops: Arc<BTreeMap<IpNetwork, IpAddr>>,
+    nodes: Arc<BTreeMap<IpAddr, IpAddr>>,
+}
+
+impl Others {
+    fn of(desired: &Datapath) -> Others {
+        Others { vteps: desired.vteps.clone(), hops: desired.hops.clone(), nodes: desired.nodes.clone() }
+    }
+
+    /// Whether another snapshot says it by the same objects.
+    fn is_same(&self, desired: &Datapath) -> bool {
+        Arc::ptr_eq(&self.vteps, &desired.vteps)
+            && Arc::ptr_eq(&self.hops, &desired.hops)
+            && Arc::ptr_eq(&self.nodes, &desired.nodes)
+    }
+}
+
+/// What was wanted of other nodes when the kernel held all of it. As long as the picture of the kernel is only carried
+/// forward, a snapshot that wants the same leaves nothing to do about other nodes, and they need not be gone through.
+#[derive(Debug)]
+pub struct Introduced {
+    others: Others,
+    settled: bool,
+    /// It tells which of the nodes is this one ...
+    ipcache: Ipcache,
+    /// ... by what it says of these addresses.
+    asked: BTreeSet<IpAddr>,
+}
+
+impl Introduced {
+    pub fn of(desired: &Datapath) -> Introduced {
+        Introduced {
+            others: Others::of(desired),
+            settled: desired.settled,
+            ipcache: desired.ipcache.clone(),
+            asked: desired.nodes.keys().chain(desired.vteps.values()).copied().collect(),
+        }
+    }
+
+    /// The same for another snapshot, if that wants nothing else of other nodes.
+    pub fn after(mut self, desired: &Datapath) -> Option<Introduced> {
+        if self.settled != desired.settled || !self.others.is_same(desired) {
+            return None;
+        }
+        let (asked, mut same) = (&self.asked, true);
+        self.ipcache.differences(&desired.ipcache, |prefix, _, _| same &= !asked.contains(&prefix.ip()));
+        self.ipcache = desired.ipcache.clone();
+        same.then_some(self)
     }
 }
 
@@ -134,20 +194,29 @@ pub struct Plan {
     pub identities_are_same: bool,
     /// Something has to wait for peers to come to rest, and for another round.
     pub unfinished: bool,
+    /// Nothing is to be done about other nodes.
+    pub introduced: bool,
 }
 
 impl Plan {
     fn add(&mut self, stage: Stage, operation: Operation) {
         self.stages.entry(stage).or_default().push(operation);
     }
+
+    /// How many operations there are.
+    fn len(&self) -> usize {
+        self.stages.values().map(Vec::len).sum()
+    }
 }
 
-/// The operations from `current` to `desired`. `fading`: see `policies`.
+/// The operations from `current` to `desired`. `fading`: see `policies`; `introduced`: the kernel holds all that is wanted
+/// of other nodes.
 pub fn plan(
     current: &Current,
     desired: &Datapath,
     seen: &Seen,
     fading: &BTreeSet<Identity>,
+    introduced: bool,
     settings: Settings,
 ) -> Plan {
     let mut plan = Plan::default();
@@ -155,8 +224,13 @@ pub fn plan(
     policies::plan(&mut plan, current, desired, fading);
     endpoints::plan(&mut plan, current, desired, seen);
     policies::sweep(&mut plan, current);
-    tunnel::plan(&mut plan, current, desired, seen, settings);
-    hops(&mut plan, current, desired, seen);
+    let made = tunnel::plan(&mut plan, current, desired, settings);
+    let skipped = introduced && !made;
+    plan.introduced = skipped || nodes(&mut plan, current, desired, seen, settings, made);
+    debug_assert!(
+        !skipped || nodes(&mut Plan::default(), current, desired, seen, settings, made),
+        "other nodes were to be gone through"
+    );
     identities(&mut plan, current, desired, seen, settings.tunnel);
     ipcache(&mut plan, current, desired, seen);
     firewall(&mut plan, current, desired, seen, settings);
@@ -189,6 +263,14 @@ fn node(plan: &mut Plan, current: &Current, desired: &Datapath, seen: &Seen) {
     }
 }
 
+/// Goes through the other nodes; whether there is nothing to do.
+fn nodes(plan: &mut Plan, current: &Current, desired: &Datapath, seen: &Seen, settings: Settings, made: bool) -> bool {
+    let before = plan.len();
+    tunnel::nodes(plan, current, desired, seen, settings.tunnel, made);
+    hops(plan, current, desired, seen);
+    plan.len() == before
+}
+
 /// Routes to the pods of other nodes where there is no tunnel.
 fn hops(plan: &mut Plan, current: &Current, desired: &Datapath, seen: &Seen) {
     let held = &current.network.hops;
@@ -197,7 +279,7 @@ fn hops(plan: &mut Plan, current: &Current, desired: &Datapath, seen: &Seen) {
             plan.add(Stage::Withdraw, Operation::RemoveHop(*prefix));
         }
     }
-    for (prefix, node) in &desired.hops {
+    for (prefix, node) in desired.hops.iter() {
         if held.get(prefix) != Some(node) {
             plan.add(Stage::Reach, Operation::AddHop(*prefix, *node));
         }

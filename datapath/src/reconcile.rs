@@ -6,7 +6,7 @@ use crate::current::{Attachment, Bpf, Current, PolicyId};
 use crate::kernel::{Kernel, OperationError};
 use crate::maps::MapError;
 use crate::operation::{Domain, Operation};
-use crate::plan::{Seen, Settings, Stage, plan};
+use crate::plan::{Introduced, Seen, Settings, Stage, plan};
 use model::desired::{Datapath, Failure, IpcacheEntry, Object, Status};
 use model::{Column, EndpointId, Identity, Ipcache, PolicyMap};
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +33,8 @@ pub struct Reconciler<K> {
     /// Parts of `current` that are not known to be right.
     unread: BTreeSet<Domain>,
     seen: Seen,
+    /// The other nodes that the kernel was found to know; `None`: they have to be compared.
+    introduced: Option<Introduced>,
     failing: BTreeMap<Object, Attempts>,
     /// Old policy versions, and when they may go.
     sweep: Option<(Instant, Vec<Operation>)>,
@@ -79,6 +81,7 @@ impl<K: Kernel> Reconciler<K> {
             current: Current::default(),
             unread: BTreeSet::from([Domain::Network, Domain::Bpf, Domain::Firewall]),
             seen: Seen::default(),
+            introduced: None,
             failing: BTreeMap::new(),
             sweep: None,
             fading: BTreeMap::new(),
@@ -103,7 +106,9 @@ impl<K: Kernel> Reconciler<K> {
         if self.read(&mut round, now) {
             self.fading.retain(|_, until| *until > now);
             let fading = self.fading.keys().copied().collect();
-            let mut plan = plan(&self.current, desired, &self.seen, &fading, self.settings);
+            let introduced = self.introduced.take().and_then(|introduced| introduced.after(desired));
+            let mut plan = plan(&self.current, desired, &self.seen, &fading, introduced.is_some(), self.settings);
+            self.introduced = plan.introduced.then(|| introduced.unwrap_or_else(|| Introduced::of(desired)));
             round.failed.append(&mut plan.failures);
             self.adopt(std::mem::take(&mut plan.adopted));
             if plan.identities_are_same {
@@ -188,6 +193,8 @@ impl<K: Kernel> Reconciler<K> {
                 self.unread.insert(domain);
                 continue;
             }
+            // What the picture was compared with says nothing about another picture.
+            self.introduced = None;
             let result = match domain {
                 Domain::Network => self.kernel.network().map(|read| self.current.network = read),
                 Domain::Bpf => self.kernel.bpf(&self.current.bpf).map(|read| {

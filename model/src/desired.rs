@@ -32,15 +32,16 @@ pub struct Datapath {
     /// Prefixes out of which this node hands out addresses: unassigned ones are unreachable instead of following the
     /// host's default route, and what leaves the node from them is masqueraded.
     pub pools: BTreeSet<IpNetwork>,
-    /// Pod prefixes of other nodes, and the underlay address (VTEP) that they are behind.
-    pub vteps: BTreeMap<IpNetwork, IpAddr>,
+    /// Pod prefixes of other nodes, and the underlay address (VTEP) that they are behind. Of this and the other tables of
+    /// other nodes snapshots share one object as long as nothing of it changed.
+    pub vteps: Arc<BTreeMap<IpNetwork, IpAddr>>,
     /// Largest packet that gets to other nodes through a tunnel; `None`: there is no tunnel, or it is not known yet.
     pub tunnel_mtu: Option<u32>,
     /// Pod prefixes of other nodes that are reached without a tunnel, and the node's address to which they are routed.
-    pub hops: BTreeMap<IpNetwork, IpAddr>,
+    pub hops: Arc<BTreeMap<IpNetwork, IpAddr>>,
     /// Underlay addresses of the nodes that are known, and by each the one that stands for the node: its VTEP where it has
     /// one. What else comes through a tunnel is not believed.
-    pub nodes: BTreeMap<IpAddr, IpAddr>,
+    pub nodes: Arc<BTreeMap<IpAddr, IpAddr>>,
     /// What is asked for and who answers, by frontend.
     pub services: SharedMap<L4Address, Arc<LoadBalancer>>,
 }

@@ -7,6 +7,7 @@ use crate::input::{Family, Source};
 use crate::ipam::{masked, overlap};
 use crate::networks::is_definite;
 use crate::outputs::SyncState;
+use crate::view::keep;
 use ipnetwork::IpNetwork;
 use model::desired::{self, Datapath};
 use model::{Identity, IdentitySet, PolicyMap, SharedMap};
@@ -29,6 +30,8 @@ impl State {
     /// The whole desired state, with `revision` 0.
     pub(crate) fn datapath(&self, policies: &BTreeMap<Identity, Arc<PolicyMap>>) -> Datapath {
         let believed = &self.believed;
+        let before = self.outputs.datapath.clone().unwrap_or_default();
+        let (tunnelled, routed) = (self.config.tunnel_overhead.is_some(), self.routes_directly());
         Datapath {
             revision: 0,
             settled: self.is_settled(),
@@ -38,10 +41,10 @@ impl State {
             identities: self.believed_identities(),
             gateways: self.gateways(),
             pools: self.pools(),
-            vteps: if self.config.tunnel_overhead.is_some() { believed.vteps() } else { BTreeMap::new() },
+            vteps: keep(&before.vteps, if tunnelled { believed.vteps() } else { BTreeMap::new() }),
             tunnel_mtu: self.config.tunnel_overhead.and(self.uplink_mtu).map(|_| self.default_mtu()),
-            hops: if self.routes_directly() { believed.hops() } else { BTreeMap::new() },
-            nodes: believed.nodes(),
+            hops: keep(&before.hops, if routed { believed.hops() } else { BTreeMap::new() }),
+            nodes: keep(&before.nodes, believed.nodes()),
             services: SharedMap::new(),
         }
     }

@@ -93,14 +93,9 @@ pub(super) fn moves_flows(operation: &Operation) -> bool {
     )
 }
 
-pub(super) fn plan(plan: &mut Plan, current: &Current, desired: &Datapath, seen: &Seen, settings: Settings) {
+/// Plans what does not depend on other nodes; tells whether the device is made anew.
+pub(super) fn plan(plan: &mut Plan, current: &Current, desired: &Datapath, settings: Settings) -> bool {
     let Settings { tunnel, node, .. } = settings;
-    let wanted = match tunnel {
-        Tunnel::Disabled => Wanted::default(),
-        Tunnel::Vxlan { .. } | Tunnel::Geneve { .. } => Wanted::of(desired),
-    };
-    // Without a tunnel nothing is to be heard of that could be merely unrecognised.
-    let settled = desired.settled || tunnel == Tunnel::Disabled;
     let made = match tunnel {
         Tunnel::Disabled => {
             withdraw(plan, current);
@@ -119,7 +114,18 @@ pub(super) fn plan(plan: &mut Plan, current: &Current, desired: &Datapath, seen:
     if let Some(mtu) = mtu.filter(|mtu| *mtu != current.bpf.tunnel_mtu) {
         plan.add(Stage::Node, Operation::TunnelMtu(mtu));
     }
-    nodes(plan, current, &wanted, seen, settled);
+    made
+}
+
+/// Plans who is behind the tunnel, and the routes there. `made`: the device is made anew.
+pub(super) fn nodes(plan: &mut Plan, current: &Current, desired: &Datapath, seen: &Seen, tunnel: Tunnel, made: bool) {
+    let wanted = match tunnel {
+        Tunnel::Disabled => Wanted::default(),
+        Tunnel::Vxlan { .. } | Tunnel::Geneve { .. } => Wanted::of(desired),
+    };
+    // Without a tunnel nothing is to be heard of that could be merely unrecognised.
+    let settled = desired.settled || tunnel == Tunnel::Disabled;
+    vteps(plan, current, &wanted, seen, settled);
     let none = BTreeMap::new();
     let routes = if made { &none } else { &current.network.tunnel_routes };
     for prefix in wanted.pods.keys() {
@@ -189,7 +195,7 @@ fn withdraw(plan: &mut Plan, current: &Current) {
     }
 }
 
-fn nodes(plan: &mut Plan, current: &Current, wanted: &Wanted, seen: &Seen, settled: bool) {
+fn vteps(plan: &mut Plan, current: &Current, wanted: &Wanted, seen: &Seen, settled: bool) {
     let numbers = wanted.numbers(current);
     let vteps = wanted.vteps(&numbers);
     let known = |prefix: &IpNetwork| seen.vteps.contains(prefix) || seen.nodes.contains(&prefix.ip());
@@ -230,7 +236,8 @@ mod tests {
         let desired = Datapath { settled: true, ..Datapath::default() };
         let settings = Settings { masquerade: false, tunnel, node: NODE };
         let mut planned = Plan::default();
-        plan(&mut planned, current, &desired, &Seen::default(), settings);
+        let made = plan(&mut planned, current, &desired, settings);
+        nodes(&mut planned, current, &desired, &Seen::default(), tunnel, made);
         planned
     }
 

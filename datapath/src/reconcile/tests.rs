@@ -61,6 +61,7 @@ pub(crate) fn snapshot(settled: impl Strategy<Value = bool>) -> impl Strategy<Va
     (endpoints, cidrs, vec(policy_map(), 3), gateways, pools, peers, settled).prop_map(
         |(endpoints, cidrs, policies, gateways, pools, (vteps, nodes, identities), settled)| {
             let identities = identities.into_iter().map(|identity| (identity, ())).collect();
+            let (vteps, nodes) = (Arc::new(vteps), Arc::new(nodes));
             let mut desired = Datapath { settled, gateways, pools, vteps, nodes, identities, ..Datapath::default() };
             desired.tunnel_mtu = Some(1400 + desired.pools.len() as u32);
             let host = IpcacheEntry { identity: Identity::HOST, endpoint: None };
@@ -234,7 +235,11 @@ fn round(reconciler: &mut Reconciler<Fake>, desired: &Datapath, now: Instant) ->
 
 proptest! {
     #[test]
-    fn any_snapshot_follows_any_other(states in vec(snapshot(Just(true)), 1..4)) {
+    fn any_snapshot_follows_any_other(mut states in vec(snapshot(Just(true)), 1..4), shared in any::<bool>()) {
+        if shared && let [first, .., last] = states.as_mut_slice() {
+            // As where only other things changed.
+            (last.vteps, last.nodes) = (first.vteps.clone(), first.nodes.clone());
+        }
         let (mut reconciler, goal) = watched(&states[0]);
         let now = Instant::now();
         for (n, desired) in states.iter().enumerate() {
@@ -320,6 +325,31 @@ proptest! {
         round(&mut reconciler, &settled, now);
         assert_equal(&reconciler.kernel().state, &settled);
     }
+}
+
+#[test]
+fn which_of_the_nodes_is_this_one_may_change_alone() {
+    let node = |n| IpAddr::from([172, 31, 0, n]);
+    let pods = |n: u8| format!("10.16.{n}.0/24").parse::<IpNetwork>().unwrap();
+    let mut desired = Datapath { settled: true, ..Datapath::default() };
+    desired.vteps = Arc::new([2, 3].map(|n| (pods(n), node(n))).into());
+    desired.nodes = Arc::new([2, 3].map(|n| (node(n), node(n))).into());
+    let mut reconciler = Reconciler::new(Fake::default(), SETTINGS);
+    let now = Instant::now();
+    let mut behind = |desired: &Datapath| {
+        round(&mut reconciler, desired, now);
+        round(&mut reconciler, desired, now);
+        let held = &reconciler.kernel().state;
+        assert!(held.bpf.vteps.keys().filter(|prefix| prefix.prefix() == 24).eq(held.network.tunnel_routes.keys()));
+        held.network.tunnel_routes.keys().copied().collect::<Vec<_>>()
+    };
+    assert_eq!(behind(&desired), [pods(2), pods(3)]);
+    desired.ipcache.insert(node(2).into(), IpcacheEntry { identity: Identity::HOST, endpoint: None });
+    assert_eq!(behind(&desired), [pods(3)]);
+    desired.ipcache.insert(pods(7), IpcacheEntry { identity: Identity::WORLD, endpoint: None });
+    assert_eq!(behind(&desired), [pods(3)]);
+    desired.ipcache.remove(&node(2).into());
+    assert_eq!(behind(&desired), [pods(2), pods(3)]);
 }
 
 fn one_endpoint() -> Datapath {

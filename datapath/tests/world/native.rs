@@ -5,7 +5,9 @@ use crate::traffic::{Here, Hope, talk, tcp, tcp_stream};
 use crate::tunnel::Cluster;
 use model::desired::Object;
 use model::{Identity, Protocol};
+use std::collections::BTreeMap;
 use std::net::UdpSocket;
+use std::sync::Arc;
 
 #[test]
 #[ignore = "needs root: make test"]
@@ -48,12 +50,13 @@ fn a_node_that_is_not_on_the_same_network_is_named() {
     in_node(async |bpffs| {
         let cluster = Cluster::native(&bpffs).await;
         let far: ipnetwork::IpNetwork = "10.15.9.0/24".parse().unwrap();
-        let status = cluster.nodes[0].change(|desired| desired.hops.extend([(far, [192, 0, 2, 9].into())])).await;
+        let lead = |hops: &mut Arc<_>| BTreeMap::extend(Arc::make_mut(hops), [(far, [192, 0, 2, 9].into())]);
+        let status = cluster.nodes[0].change(|desired| lead(&mut desired.hops)).await;
         let failure = &status.failing[&Object::Route(far)];
         assert!(failure.message.contains("192.0.2.9"), "{failure:?}");
         // The routes that can be are there, and go when they are not wanted.
         assert!(ip("-6 route show").contains("via fd77::2"));
-        cluster.nodes[0].must(|desired| desired.hops.clear()).await;
+        cluster.nodes[0].must(|desired| desired.hops = Arc::default()).await;
         assert!(!ip("route show").contains("via 172.31.0.2"));
         assert!(!ip("-6 route show").contains("via fd77::2"));
     });

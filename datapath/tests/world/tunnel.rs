@@ -14,6 +14,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 const VXLAN: Tunnel = Tunnel::Vxlan { port: 8472 };
@@ -149,16 +150,16 @@ impl Cluster {
             let identity = if other == n { Identity::HOST } else { Identity::REMOTE_NODE };
             for address in self.underlay.addresses(other) {
                 desired.ipcache.insert(address.into(), IpcacheEntry { identity, endpoint: None });
-                desired.nodes.insert(address, self.underlay.of(other));
+                Arc::make_mut(&mut desired.nodes).insert(address, self.underlay.of(other));
             }
         }
         let other = 1 - n;
         if is_tunnelled {
             desired.tunnel_mtu = Some(1430);
-            desired.vteps.extend(PODS[other].map(|prefix| (net(prefix), self.underlay.of(other))));
+            Arc::make_mut(&mut desired.vteps).extend(PODS[other].map(|prefix| (net(prefix), self.underlay.of(other))));
         } else {
             let node = |prefix: IpNetwork| if prefix.is_ipv4() { NODES[other].0.into() } else { NODES[other].1.into() };
-            desired.hops.extend(PODS[other].map(net).map(|prefix| (prefix, node(prefix))));
+            Arc::make_mut(&mut desired.hops).extend(PODS[other].map(net).map(|prefix| (prefix, node(prefix))));
         }
     }
 
@@ -411,8 +412,8 @@ fn a_node_that_is_gone_is_heard_no_more() {
         let (mut client, mut server) = tcp_stream(&a.namespace, &b.namespace, b.v4(), 80, Hope::Passes).unwrap();
         cluster.nodes[1]
             .must(|desired| {
-                desired.vteps.clear();
-                desired.nodes.clear();
+                desired.vteps = Arc::default();
+                desired.nodes = Arc::default();
                 desired.ipcache.retain(|_, entry| entry.identity != Identity(300));
             })
             .await;
