@@ -1,5 +1,5 @@
-//! Two containers of two nodes, beside a bare VXLAN between the nodes' own namespaces (the limit), the underlay itself,
-//! and Docker's own network over several hosts.
+//! Two containers of two nodes, in each way between nodes: through a tunnel, beside a bare VXLAN between the nodes' own
+//! namespaces (the limit) and Docker's own network over several hosts; routed, beside the underlay itself.
 
 use crate::Effort;
 use crate::table::{Goal, Table, median};
@@ -10,12 +10,41 @@ use std::time::Duration;
 
 /// Addresses of the two nodes on the underlay.
 const NODES: [&str; 2] = ["172.31.78.11", "172.31.78.12"];
+const NODE_V6: &str = "fd78::12";
 /// The second end of the bare VXLAN.
 const VXLAN: [&str; 2] = ["10.210.0.2", "fd00:d2::2"];
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A way between nodes.
+struct Way {
+    title: &'static str,
+    options: &'static [&'static str],
+    /// What its rows stand beside, in each family.
+    beside: [&'static str; 2],
+    /// Whether Docker's overlay is measured in the same rounds.
+    swarm: bool,
+}
+
+const BARE_VXLAN: [&str; 2] = ["vxlan", "vxlan-v6"];
+
+const WAYS: [Way; 3] = [
+    Way { title: "VXLAN", options: &["--tunnel", "vxlan"], beside: BARE_VXLAN, swarm: true },
+    Way { title: "Geneve", options: &["--tunnel", "geneve"], beside: BARE_VXLAN, swarm: false },
+    Way {
+        title: "native routing",
+        options: &["--tunnel", "disabled", "--auto-direct-node-routes"],
+        beside: ["underlay", "underlay-v6"],
+        swarm: false,
+    },
+];
+
 pub fn measure(table: &mut Table, effort: Effort) -> Result<()> {
-    let nodes = Nodes::start(&Engine::installed(), 2, &["--tunnel", "vxlan"])?;
+    WAYS.iter().try_for_each(|way| measure_way(table, way, effort))
+}
+
+/// Each way has nodes of its own, and what it stands beside is measured in the same rounds.
+fn measure_way(table: &mut Table, way: &Way, effort: Effort) -> Result<()> {
+    let nodes = Nodes::start(&Engine::installed(), 2, way.options)?;
     nodes.know_each_other()?;
     let [one, two] = nodes.worlds.as_slice() else { anyhow::bail!("two nodes are needed") };
     bare_vxlan(&one.machine, "1", NODES[1])?;
@@ -24,15 +53,18 @@ pub fn measure(table: &mut Table, effort: Effort) -> Result<()> {
         Pair { name: "underlay", client: here(), server: here(), address: NODES[1].into(), _running: vec![] };
     // Whoever answers on the node answers on all of its addresses.
     let same = |name, address: &str| Pair { name, address: address.to_owned(), ..underlay.twin() };
-    let (vxlan, vxlan6) = (same("vxlan", VXLAN[0]), same("vxlan-v6", VXLAN[1]));
+    let on_nodes = [same("underlay-v6", NODE_V6), same("vxlan", VXLAN[0]), same("vxlan-v6", VXLAN[1])];
     let mut pairs = vec![underlay];
     pairs.extend(ours(one, two)?);
-    pairs.push(swarm(one, two)?);
+    if way.swarm {
+        pairs.push(swarm(one, two)?);
+    }
     for pair in pairs.iter_mut().filter(|pair| !pair.name.ends_with("-v6")) {
         pair._running = servers(&two.machine, &one.machine, pair)?;
     }
-    pairs.extend([vxlan, vxlan6]);
-    report(table, &rounds(&one.machine, &pairs, effort)?);
+    let wanted = |pair: &Pair| pair.name.starts_with("underlay") || way.beside.contains(&pair.name);
+    pairs.extend(on_nodes.into_iter().filter(wanted));
+    report(table, way, &rounds(&one.machine, &pairs, effort)?);
     Ok(())
 }
 
@@ -101,25 +133,30 @@ fn swarm(one: &World, two: &World) -> Result<Pair> {
     Ok(Pair { name: "swarm", client: client.enter(), server: server.enter(), address, _running: vec![] })
 }
 
-fn report(table: &mut Table, figures: &Figures) {
+fn report(table: &mut Table, way: &Way, figures: &Figures) {
     let of = |pair, mode| figures.get(&(pair, mode)).map(|values| median(values)).unwrap_or(0.0);
+    let [v4, v6] = way.beside;
     let rows = [
-        ("ours", "containers of two nodes", "vxlan", true),
-        ("ours-v6", "containers of two nodes, IPv6", "vxlan-v6", true),
-        ("bare", "the datapath alone", "vxlan", true),
-        ("bare-v6", "the datapath alone, IPv6", "vxlan-v6", true),
-        ("swarm", "containers on Docker's overlay", "vxlan", false),
-        ("underlay", "the underlay itself", "vxlan", false),
+        ("ours", "containers of two nodes", v4, true),
+        ("ours-v6", "containers of two nodes, IPv6", v6, true),
+        ("bare", "the datapath alone", v4, true),
+        ("bare-v6", "the datapath alone, IPv6", v6, true),
+        ("swarm", "containers on Docker's overlay", v4, false),
+        ("underlay", "the underlay itself", v4, false),
     ];
+    let limit = if v4 == "underlay" { "the underlay" } else { "bare VXLAN" };
     for (mode, title, unit, goal) in [
         ("rr", "request/response", "us", Goal::AtMost(1.10)),
         ("crr", "connect/request/response", "us", Goal::AtMost(1.10)),
         ("stream", "stream, one core", "Gbit/s", Goal::AtLeast(0.97)),
     ] {
         for (pair, what, beside, counts) in rows {
+            if pair == beside || (pair == "swarm" && !way.swarm) {
+                continue;
+            }
             let goal = if counts { goal } else { Goal::None };
-            let beside = ("bare VXLAN", of(beside, mode));
-            table.ratio(&format!("VXLAN, {title}: {what}"), unit, of(pair, mode), beside, goal);
+            let what = format!("{}, {title}: {what}", way.title);
+            table.ratio(&what, unit, of(pair, mode), (limit, of(beside, mode)), goal);
         }
     }
 }
