@@ -115,7 +115,7 @@ fn through_the_tunnel(lab: &Lab, tunnel: &str, ipv4: bool, ids: &Identities) -> 
         forge("node 2 for the world", node2, 2, client),
         forge("node 2 for the world's IPv4", node2, 9, client),
         forge("node 2 for nobody", node2, 0, client),
-        forge("node 2 for a prefix", node2, 0x0100_0001 & 0x00ff_ffff | 0x0080_0000, client),
+        forge("node 2 for a prefix", node2, 0x80_0001, client),
         forge("node 2 for an identity that nobody has", node2, 0xfff0, client),
         forge("node 2 for the stranger, by the client's address", node2, ids.stranger, client),
         forge("node 2 for a container of node 1", node2, ids.mate, mate),
