@@ -1,10 +1,14 @@
 //! The number that stands for a set of labels.
 
 use std::fmt;
+use std::ops::RangeInclusive;
+
+/// Where in a number the id of its cluster begins.
+const CLUSTER_SHIFT: u32 = 16;
 
 /// A security identity. Numbers below 256 are reserved (Cilium `pkg/identity/numericidentity.go`), 256..=65535 are
-/// allocated for sets of labels through the kvstore, and `1 << 24 ..` are local to this node: one for each CIDR prefix
-/// that a loaded policy mentions.
+/// allocated for sets of labels through the kvstore, with the id of the cluster that allocates in bits 16 to 23, and
+/// `1 << 24 ..` are local to this node: one for each CIDR prefix that a loaded policy mentions.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Identity(pub u32);
@@ -24,7 +28,8 @@ impl Identity {
     pub const WORLD_IPV4: Identity = Identity(9);
     pub const WORLD_IPV6: Identity = Identity(10);
 
-    /// The first and the last number that is allocated for labels.
+    /// The first and the last number that a cluster without an id allocates for labels; with one these are the lower 16
+    /// bits.
     pub const MIN_ALLOCATED: u32 = 256;
     pub const MAX_ALLOCATED: u32 = 65_535;
     /// The first number that stands for a CIDR prefix on this node.
@@ -49,9 +54,20 @@ impl Identity {
         self.0 < Identity::MIN_ALLOCATED
     }
 
-    /// Allocated through the kvstore for a set of labels.
+    /// Allocated through the kvstore of some cluster for a set of labels.
     pub fn is_allocated(self) -> bool {
-        (Identity::MIN_ALLOCATED..=Identity::MAX_ALLOCATED).contains(&self.0)
+        self.0 < Identity::FIRST_LOCAL && self.0 & Identity::MAX_ALLOCATED >= Identity::MIN_ALLOCATED
+    }
+
+    /// Of an allocated identity the id of the cluster that gives it; 0: one without an id.
+    pub fn cluster_id(self) -> u8 {
+        (self.0 >> CLUSTER_SHIFT) as u8
+    }
+
+    /// The numbers that a cluster allocates for labels.
+    pub fn allocated_by(cluster_id: u8) -> RangeInclusive<u32> {
+        let base = u32::from(cluster_id) << CLUSTER_SHIFT;
+        base | Identity::MIN_ALLOCATED..=base | Identity::MAX_ALLOCATED
     }
 
     /// Local to this node: stands for a CIDR prefix.
@@ -72,5 +88,24 @@ impl Identity {
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_cluster_allocates_numbers_of_its_own_that_a_tunnel_can_carry() {
+        for id in 0..=255 {
+            let range = Identity::allocated_by(id);
+            for number in [*range.start(), *range.end()] {
+                let identity = Identity(number);
+                assert!(identity.is_allocated() && !identity.is_reserved() && !identity.is_cidr(), "{number}");
+                assert_eq!(identity.cluster_id(), id);
+            }
+            assert!(!Identity(range.start() - 1).is_allocated() && !Identity(range.end() + 1).is_allocated());
+        }
+        assert_eq!(*Identity::allocated_by(255).end(), Identity::FIRST_LOCAL - 1);
     }
 }

@@ -6,6 +6,7 @@
 //! so what the defaults exclude can be taken back.
 //! Reserved labels are never subject to the filter; containers cannot have them (see `container_labels`).
 
+use crate::cluster_name::{CLUSTER_LABEL, ClusterName};
 use crate::labels::{Label, Labels, SOURCE_ANY, SOURCE_CONTAINER, SOURCE_K8S, SOURCE_RESERVED};
 use std::collections::BTreeMap;
 
@@ -71,6 +72,8 @@ pub struct FilterError(String);
 pub struct LabelFilter {
     entries: Vec<Entry>,
     white_list: bool,
+    /// What is said of every endpoint.
+    cluster: Option<ClusterName>,
 }
 
 impl Default for LabelFilter {
@@ -78,7 +81,7 @@ impl Default for LabelFilter {
         let entries =
             DEFAULT_EXCLUDED.iter().map(|prefix| Entry { source: None, prefix: (*prefix).to_owned(), exclude: true });
         let namespace = Entry { source: Some(SOURCE_K8S.to_owned()), prefix: NAMESPACE.to_owned(), exclude: false };
-        LabelFilter { entries: entries.chain([namespace]).collect(), white_list: false }
+        LabelFilter { entries: entries.chain([namespace]).collect(), white_list: false, cluster: None }
     }
 }
 
@@ -105,6 +108,11 @@ impl LabelFilter {
         Ok(filter)
     }
 
+    /// Every identity has the label of this cluster too, whatever the entries say: that of a cluster in a mesh.
+    pub fn in_cluster(self, cluster: ClusterName) -> LabelFilter {
+        LabelFilter { cluster: Some(cluster), ..self }
+    }
+
     /// Whether `label` is part of an identity.
     pub fn includes(&self, label: &Label) -> bool {
         if label.source == SOURCE_RESERVED {
@@ -127,7 +135,14 @@ impl LabelFilter {
     pub fn container_labels(&self, raw: &BTreeMap<String, String>) -> Labels {
         let labels = raw.iter().filter_map(|(key, value)| container_label(key, value));
         let labels: Labels = labels.filter(|label| self.includes(label)).take(MAX_LABELS).collect();
-        if labels.is_empty() { [Label::new(SOURCE_CONTAINER, "unlabelled", "")].into_iter().collect() } else { labels }
+        let labels = if labels.is_empty() {
+            [Label::new(SOURCE_CONTAINER, "unlabelled", "")].into_iter().collect()
+        } else {
+            labels
+        };
+        // A container cannot have such a key itself.
+        let cluster = self.cluster.map(|cluster| Label::new(SOURCE_K8S, CLUSTER_LABEL, cluster.as_str()));
+        labels.0.into_iter().chain(cluster).collect()
     }
 }
 
@@ -191,6 +206,20 @@ mod tests {
             ("app", "x"),
         ]));
         assert_eq!(labels.to_string(), "container:app=x,k8s:app=web,k8s:io.kubernetes.pod.namespace=shop");
+    }
+
+    #[test]
+    fn the_cluster_is_told_whatever_a_container_says_of_it() {
+        let filter = LabelFilter::new(&["id"]).unwrap().in_cluster(ClusterName::new("a").unwrap());
+        let lies = [(CLUSTER_LABEL, "b"), ("k8s:io.cilium.k8s.policy.cluster", "b"), ("id", "x")];
+        assert_eq!(
+            filter.container_labels(&raw(&lies)).to_string(),
+            "container:id=x,k8s:io.cilium.k8s.policy.cluster=a"
+        );
+        assert_eq!(
+            filter.container_labels(&raw(&[])).to_string(),
+            "container:unlabelled,k8s:io.cilium.k8s.policy.cluster=a"
+        );
     }
 
     #[test]

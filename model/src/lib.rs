@@ -3,6 +3,7 @@
 //!
 //! Owns vocabulary only. No I/O, no clock, no kernel layout (that is `bpf/abi.h`), no rule semantics (that is `policy`).
 
+pub mod cluster_name;
 pub mod desired;
 pub mod drop_reason;
 pub mod endpoint;
@@ -18,6 +19,7 @@ pub mod proto;
 pub mod service;
 pub mod shared_map;
 
+pub use cluster_name::{CLUSTER_LABEL, ClusterName};
 pub use endpoint::{EndpointId, EndpointState};
 pub use identity::Identity;
 pub use identity_map::{IdentityMap, IdentitySet};

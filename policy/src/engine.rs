@@ -60,7 +60,7 @@ pub struct Share {
 impl Engine {
     /// No rules and no subjects; the reserved identities are there.
     pub fn new(options: Options) -> Engine {
-        let mut selectors = Selectors::new();
+        let mut selectors = Selectors::new(options.cluster);
         for (identity, _) in Identity::RESERVED.iter().filter(|(identity, _)| *identity != Identity::UNKNOWN) {
             selectors.insert(*identity, &Arc::new(reserved_labels(*identity)));
         }
@@ -83,8 +83,9 @@ impl Engine {
         self.options
     }
 
-    /// Has every policy follow other options.
+    /// Has every policy follow other options; the cluster stays what it was at first.
     pub fn set_options(&mut self, options: Options) {
+        let options = Options { cluster: self.options.cluster, ..options };
         if options == self.options {
             return;
         }

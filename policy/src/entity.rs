@@ -2,6 +2,8 @@
 
 use crate::peer::Peer;
 use ipnetwork::IpNetwork;
+use model::CLUSTER_LABEL;
+use model::labels::SOURCE_K8S;
 use std::fmt;
 
 /// A name in `fromEntities` or `toEntities`.
@@ -14,8 +16,8 @@ pub enum Entity {
     WorldIpv4,
     WorldIpv6,
     /// The nodes and what runs on them: the reserved identities of this node and of others, and **every** endpoint
-    /// identity, that is every identity allocated through the kvstore. (Cilium demands a Kubernetes label that
-    /// containers do not have.)
+    /// identity of this cluster, that is every identity allocated through the kvstore that does not say that it is another
+    /// cluster's. (Cilium demands the label of the cluster, which containers have only where there are several.)
     Cluster,
     Host,
     RemoteNode,
@@ -69,10 +71,20 @@ impl Entity {
             Entity::World => ["world", "world-ipv4", "world-ipv6"].iter().any(|name| peer.labels.has_reserved(name)),
             Entity::WorldIpv4 => peer.prefix.as_ref().is_some_and(IpNetwork::is_ipv4),
             Entity::WorldIpv6 => peer.prefix.as_ref().is_some_and(IpNetwork::is_ipv6),
-            Entity::Cluster => peer.identity.is_allocated() || OF_CLUSTER.iter().any(|n| peer.labels.has_reserved(n)),
+            Entity::Cluster => {
+                peer.identity.is_allocated() && !is_foreign(peer)
+                    || OF_CLUSTER.iter().any(|n| peer.labels.has_reserved(n))
+            }
             named => peer.labels.has_reserved(named.name()),
         }
     }
+}
+
+/// Whether the labels say that this is another cluster's endpoint.
+fn is_foreign(peer: &Peer<'_>) -> bool {
+    let Some(own) = peer.cluster else { return false };
+    let told = peer.labels.iter().filter(|label| label.source == SOURCE_K8S && label.key == CLUSTER_LABEL);
+    told.into_iter().any(|label| label.value != own.as_str())
 }
 
 impl fmt::Display for Entity {
@@ -111,6 +123,23 @@ mod tests {
         assert_eq!(selecting(1 << 24, &cidr_labels(prefix)), ["all", "world", "world-ipv4"]);
         let prefix = "2001:db8::/32".parse().unwrap();
         assert_eq!(selecting(1 << 24, &cidr_labels(prefix)), ["all", "world", "world-ipv6"]);
+    }
+
+    #[test]
+    fn the_cluster_is_the_own_one() {
+        let of = |cluster: &str| -> Labels {
+            [Label::new("container", "id", "a"), Label::new("k8s", CLUSTER_LABEL, cluster)].into_iter().collect()
+        };
+        let own = model::ClusterName::new("a").ok();
+        let selects =
+            |labels: &Labels, own| Entity::Cluster.matches(&Peer::new(Identity(1 << 16 | 300), labels).seen_from(own));
+        assert!(selects(&of("a"), own) && !selects(&of("b"), own));
+        // Whoever is in no mesh has no others; what is told without a cluster is of before there were several.
+        assert!(selects(&of("b"), None));
+        assert!(selects(&[Label::new("container", "id", "a")].into_iter().collect(), own));
+        // All nodes are of the cluster, as in Cilium.
+        let node = Labels::reserved("remote-node");
+        assert!(Entity::Cluster.matches(&Peer::new(Identity::REMOTE_NODE, &node).seen_from(own)));
     }
 
     #[test]

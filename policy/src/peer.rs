@@ -4,7 +4,7 @@ use crate::cidr;
 use crate::entity::Entity;
 use crate::selector::Selector;
 use ipnetwork::IpNetwork;
-use model::{Identity, Labels};
+use model::{ClusterName, Identity, Labels};
 use std::fmt;
 
 /// An identity with what selectors look at.
@@ -14,11 +14,13 @@ pub struct Peer<'a> {
     pub labels: &'a Labels,
     /// The prefix that the identity stands for, if it stands for addresses outside.
     pub(crate) prefix: Option<IpNetwork>,
+    /// The cluster that the policy is in force in, if that is one of several.
+    pub(crate) cluster: Option<ClusterName>,
 }
 
 impl<'a> Peer<'a> {
     pub fn new(identity: Identity, labels: &'a Labels) -> Peer<'a> {
-        Peer { identity, labels, prefix: cidr::of_labels(labels) }
+        Peer { identity, labels, prefix: cidr::of_labels(labels), cluster: None }
     }
 
     /// A peer of which only the labels are given: they tell which kind of identity it would have.
@@ -32,7 +34,12 @@ impl<'a> Peer<'a> {
             (None, Some(identity)) => identity,
             (None, None) => Identity(Identity::MIN_ALLOCATED),
         };
-        Peer { identity, labels, prefix }
+        Peer { identity, labels, prefix, cluster: None }
+    }
+
+    /// The same as a cluster sees it that is one of several.
+    pub fn seen_from(self, cluster: Option<ClusterName>) -> Peer<'a> {
+        Peer { cluster, ..self }
     }
 
     /// Whether this is an endpoint, for which policy is enforced; nothing is enforced for the outside, for nodes and

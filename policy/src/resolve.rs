@@ -2,7 +2,7 @@
 //! What follows from the rules is `engine`'s; the same question answered rule by rule is `trace`'s.
 
 use crate::rule::Rule;
-use model::{Identity, Label, Labels};
+use model::{ClusterName, Identity, Label, Labels};
 use std::fmt;
 use std::str::FromStr;
 
@@ -55,6 +55,8 @@ pub enum AllowLocalhost {
 pub struct Options {
     pub enforcement: Enforcement,
     pub allow_localhost: AllowLocalhost,
+    /// The cluster that the policy is in force in, where there are several.
+    pub cluster: Option<ClusterName>,
 }
 
 /// The labels of a reserved identity that nothing more is known of.

@@ -12,6 +12,7 @@ pub use requests::Demands;
 pub use side::{Enforces, PortNames, Side};
 
 use crate::l7::{Access, Conflict, Parser, Passage, Request};
+use crate::peer::Peer;
 use crate::repository::Repository;
 use crate::resolve::{Enforcement, Options};
 use model::labels::SOURCE_CONTAINER;
@@ -196,7 +197,8 @@ fn parsed_of(setting: Setting<'_>, access: &Access, request: Option<&Request<'_>
 
 /// Answers a question about a new connection: the source's egress and the destination's ingress must both allow it.
 pub fn trace(repository: &Repository, options: Options, question: Question<'_>) -> Answer {
-    let (from, to) = (Side::from_labels(question.from), Side::from_labels(question.to));
+    let seen = |labels| Side::of_peer(Peer::from_labels(labels).seen_from(options.cluster));
+    let (from, to) = (seen(question.from), seen(question.to));
     trace_between(Setting::new(repository, options), &from, &to, question)
 }
 

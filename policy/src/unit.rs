@@ -107,6 +107,7 @@ impl Suite {
             options: Options {
                 enforcement: enforcement.unwrap_or_default(),
                 allow_localhost: settings.allow_localhost,
+                cluster: None,
             },
             host_firewall: settings.host_firewall,
             endpoints,

@@ -5,7 +5,7 @@ use super::index::{Index, Number};
 use super::situation::SituationId;
 use crate::peer::{Peer, PeerSelector};
 use crate::selector::Anchor;
-use model::{Identity, IdentityMap, IdentitySet, Labels};
+use model::{ClusterName, Identity, IdentityMap, IdentitySet, Labels};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -45,10 +45,12 @@ pub(super) struct Selectors {
     /// Those that no identity was shown to yet.
     fresh: Vec<SelectorId>,
     identities: IdentityMap<Known>,
+    /// As whom identities are seen.
+    cluster: Option<ClusterName>,
 }
 
 impl Selectors {
-    pub(super) fn new() -> Selectors {
+    pub(super) fn new(cluster: Option<ClusterName>) -> Selectors {
         let host = Cached {
             selector: None,
             uses: 1,
@@ -63,6 +65,7 @@ impl Selectors {
             index: Index::default(),
             fresh: Vec::new(),
             identities: IdentityMap::default(),
+            cluster,
         }
     }
 
@@ -195,7 +198,7 @@ impl Selectors {
     }
 
     fn matching(&self, index: &Index, identity: Identity, labels: &Labels) -> Vec<SelectorId> {
-        let peer = Peer::new(identity, labels);
+        let peer = Peer::new(identity, labels).seen_from(self.cluster);
         let matches = |id: &SelectorId| {
             self.cached(*id).and_then(|cached| cached.selector.as_ref()).is_some_and(|selector| selector.matches(&peer))
         };

@@ -206,7 +206,7 @@ pub fn decide(
     peer: &Peer<'_>,
     ask: Ask,
 ) -> Decision {
-    let (subject, peer) = (Side::from_labels(subject), Side::of_peer(*peer));
+    let (subject, peer) = (Side::from_labels(subject), Side::of_peer(peer.seen_from(options.cluster)));
     judge(Setting::new(repository, options), direction, &subject, &peer, ask).verdict()
 }
 
