@@ -44,6 +44,11 @@ pub struct Datapath {
     pub nodes: Arc<BTreeMap<IpAddr, IpAddr>>,
     /// What is asked for and who answers, by frontend.
     pub services: SharedMap<L4Address, Arc<LoadBalancer>>,
+    /// The id of this node's cluster. Where that is not 0, nodes speak for identities of their own clusters only; those
+    /// without an id are this cluster's too.
+    pub cluster_id: u8,
+    /// The nodes of other clusters, by the address that stands for each, and the ids of their clusters.
+    pub clusters: BTreeMap<IpAddr, u8>,
 }
 
 /// What of an endpoint's network device is wanted.

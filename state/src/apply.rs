@@ -4,14 +4,14 @@
 use crate::endpoints::{Endpoint, check_mac};
 use crate::health::HEALTH;
 use crate::input::{
-    AddressRequest, EndpointChange, EndpointCreate, Input, PoolRequest, Purpose, RemoteAddress, Source,
+    AddressRequest, EndpointChange, EndpointCreate, Input, NodeName, PoolRequest, Purpose, RemoteAddress, RemoteNode,
+    Source,
 };
 use crate::ipam::{Holders, Release};
 use crate::ledger::Object;
 use crate::networks::is_usable;
 use crate::outputs::{EndpointRef, SyncState, Timestamp};
 use crate::policies::Freshness;
-use crate::remote::is_claimable;
 use crate::{Dirty, Rejected, Reply, State, records};
 use model::{EndpointId, Identity, Labels};
 use std::collections::BTreeSet;
@@ -37,20 +37,17 @@ impl State {
             Input::IdentityKnown { identity, labels } => self.confirm_identity(identity, labels, now)?,
             Input::IdentityRemembered { identity, labels } => self.remember_identity(identity, labels, now)?,
             Input::IdentityGone { identity } => self.unconfirm_identity(identity, now),
-            Input::NodeKnown(node) => {
-                let news = self.remote.put_node(node);
-                self.dirty_if(news, Dirty::Tables);
+            Input::NodeKnown(node) if self.is_of_mesh(&node.name) => {
+                tracing::warn!(node = ?node.name, "only its own cluster tells of a node: ignored");
             }
-            Input::NodeGone(name) => {
-                let news = self.remote.remove_node(&name);
-                self.dirty_if(news, Dirty::Tables);
+            Input::NodeKnown(node) => self.put_remote_node(node),
+            Input::NodeGone(name) if self.is_of_mesh(&name) => {}
+            Input::NodeGone(name) => self.remove_remote_node(&name),
+            Input::AddressKnown { address, record } => {
+                self.put_remote_address(self.config.cluster_id, address, record);
             }
-            Input::AddressKnown { address, record } => self.put_remote_address(address, record),
-            Input::AddressGone { address } => {
-                let news = self.remote.remove_address(address);
-                self.dirty_if(news, Dirty::Identities);
-                self.forget_identities();
-            }
+            Input::AddressGone { address } => self.remove_remote_address(self.config.cluster_id, address),
+            Input::Mesh { cluster, fact } => self.hear_of_mesh(cluster, fact, now)?,
             Input::Synced(source) => {
                 self.set_sync(source, SyncState::Synced);
                 self.forget_identities();
@@ -83,7 +80,7 @@ impl State {
         Ok(Reply::Done)
     }
 
-    fn dirty_if(&mut self, news: bool, dirty: Dirty) {
+    pub(crate) fn dirty_if(&mut self, news: bool, dirty: Dirty) {
         if news {
             self.dirty = self.dirty.max(dirty);
         }
@@ -128,18 +125,23 @@ impl State {
     }
 
     fn confirm_identity(&mut self, identity: Identity, labels: Labels, now: Timestamp) -> Result<(), Rejected> {
+        self.check_own_identity(identity, &labels)?;
         self.identities.confirm(identity, labels)?;
         self.assign_identities(now);
         Ok(())
     }
 
     fn remember_identity(&mut self, identity: Identity, labels: Labels, now: Timestamp) -> Result<(), Rejected> {
+        self.check_own_identity(identity, &labels)?;
         self.identities.remember(identity, labels)?;
         self.assign_identities(now);
         Ok(())
     }
 
     fn unconfirm_identity(&mut self, identity: Identity, now: Timestamp) {
+        if self.is_mesh_identity(identity) {
+            return;
+        }
         self.identities.unconfirm(identity);
         self.assign_identities(now);
     }
@@ -176,7 +178,7 @@ impl State {
 
     /// Forgets the numbers that the kvstore no longer has and nobody has here or elsewhere; before all were listed, it may
     /// have those that are remembered.
-    fn forget_identities(&mut self) {
+    pub(crate) fn forget_identities(&mut self) {
         if self.sync_of(Source::Identities) != SyncState::Synced || !self.identities.has_remembered() {
             return;
         }
@@ -185,15 +187,32 @@ impl State {
         self.identities.forget_unused(|identity| used.contains(&identity) || remote.mentions(identity));
     }
 
-    fn put_remote_address(&mut self, address: IpAddr, record: RemoteAddress) {
-        if !self.remote.put_address(address, record) {
+    pub(crate) fn put_remote_node(&mut self, node: RemoteNode) {
+        let news = self.remote.put_node(node);
+        self.dirty_if(news, Dirty::Tables);
+    }
+
+    pub(crate) fn remove_remote_node(&mut self, name: &NodeName) {
+        let news = self.remote.remove_node(name);
+        self.dirty_if(news, Dirty::Tables);
+    }
+
+    /// `teller` is the id of the cluster that says so.
+    pub(crate) fn put_remote_address(&mut self, teller: u8, address: IpAddr, record: RemoteAddress) {
+        if !self.remote.put_address(teller, address, record) {
             return;
         }
         self.dirty_if(true, Dirty::Identities);
-        if !is_claimable(record.identity) {
+        if !self.may_give(teller, record.identity) {
             let RemoteAddress { identity, node } = record;
             tracing::warn!(%address, %identity, %node, "a node claims an identity that it may not have: ignored");
         }
+        self.forget_identities();
+    }
+
+    pub(crate) fn remove_remote_address(&mut self, teller: u8, address: IpAddr) {
+        let news = self.remote.remove_address(teller, address);
+        self.dirty_if(news, Dirty::Identities);
         self.forget_identities();
     }
 

@@ -46,6 +46,8 @@ impl State {
             hops: keep(&before.hops, if routed { believed.hops() } else { BTreeMap::new() }),
             nodes: keep(&before.nodes, believed.nodes()),
             services: SharedMap::new(),
+            cluster_id: self.config.cluster_id,
+            clusters: believed.other_clusters(self.config.cluster_id),
         }
     }
 

@@ -102,7 +102,7 @@ impl Identities {
 
     /// The kvstore says what a number stands for. If it stood for other labels here, it no longer does.
     pub(crate) fn confirm(&mut self, identity: Identity, labels: Labels) -> Result<(), Rejected> {
-        check(identity, &labels)?;
+        check_labels(identity, &labels)?;
         let known = self.allocated.get(&identity);
         if known.is_some_and(|entry| *entry.labels == labels && entry.standing == Standing::Confirmed) {
             return Ok(());
@@ -113,7 +113,7 @@ impl Identities {
 
     /// Takes a number from a record: true until the kvstore says otherwise. Of two that disagree the first one stays.
     pub(crate) fn remember(&mut self, identity: Identity, labels: Labels) -> Result<(), Rejected> {
-        check(identity, &labels)?;
+        check_labels(identity, &labels)?;
         if !self.allocated.contains_key(&identity) {
             self.insert(identity, labels, Standing::Remembered);
         }
@@ -126,6 +126,14 @@ impl Identities {
             entry.standing = Standing::Remembered;
             self.remembered.insert(identity);
         }
+    }
+
+    /// The same for all numbers with the id of a cluster.
+    pub(crate) fn unconfirm_of_cluster(&mut self, id: u8) {
+        let (first, last) =
+            (Identity(*Identity::allocated_by(id).start()), Identity(*Identity::allocated_by(id).end()));
+        let numbers: Vec<Identity> = self.allocated.range(first..=last).map(|(identity, _)| *identity).collect();
+        numbers.into_iter().for_each(|identity| self.unconfirm(identity));
     }
 
     /// Whether there is anything that `forget_unused` may forget.
@@ -243,8 +251,8 @@ impl Identities {
     }
 }
 
-/// A number of the kvstore must be in its range, and must not stand for what only this node may say.
-fn check(identity: Identity, labels: &Labels) -> Result<(), Rejected> {
+/// A number of a kvstore must be in its range, and must not stand for what only this node may say.
+pub(crate) fn check_labels(identity: Identity, labels: &Labels) -> Result<(), Rejected> {
     let bad = |reason| Err(Rejected::BadIdentity { identity, labels: labels.to_string(), reason });
     if !identity.is_allocated() {
         return bad("the number is not one that is allocated for labels");

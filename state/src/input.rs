@@ -4,7 +4,7 @@
 use crate::EndpointRef;
 use ipnetwork::IpNetwork;
 use model::desired::Status;
-use model::{Identity, Labels, Mac};
+use model::{ClusterName, Identity, Labels, Mac};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -67,6 +67,12 @@ pub enum Input {
     },
     AddressGone {
         address: IpAddr,
+    },
+
+    /// What the kvstore of another cluster tells.
+    Mesh {
+        cluster: ClusterName,
+        fact: MeshFact,
     },
 
     /// The source has told all it knows.
@@ -141,10 +147,42 @@ pub enum Source {
     Docker,
     /// The kvstore's nodes and their addresses. Synced by `Input::Synced`.
     Cluster,
+    /// The kvstores of other clusters, all that are to be waited for. Synced by `Input::Synced`, and from the beginning
+    /// where this cluster has no id.
+    Mesh,
 }
 
 impl Source {
-    pub const ALL: [Source; 5] = [Source::Records, Source::Policy, Source::Identities, Source::Docker, Source::Cluster];
+    pub const ALL: [Source; 6] =
+        [Source::Records, Source::Policy, Source::Identities, Source::Docker, Source::Cluster, Source::Mesh];
+}
+
+/// What another cluster tells. It is believed within that cluster's rights; see `mesh`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum MeshFact {
+    /// It is one of the mesh from now on, with this id: nothing else is heard of it before. Rejected when it cannot be.
+    Joined {
+        id: u8,
+    },
+    /// It is no longer one: all that it told goes.
+    Left,
+    /// As `Input::IdentityKnown`, and so on.
+    IdentityKnown {
+        identity: Identity,
+        labels: Labels,
+    },
+    IdentityGone {
+        identity: Identity,
+    },
+    NodeKnown(RemoteNode),
+    NodeGone(NodeName),
+    AddressKnown {
+        address: IpAddr,
+        record: RemoteAddress,
+    },
+    AddressGone {
+        address: IpAddr,
+    },
 }
 
 /// An address family.

@@ -13,6 +13,7 @@ pub mod input;
 mod ipam;
 mod ipcache;
 mod ledger;
+mod mesh;
 mod networks;
 pub mod outputs;
 mod policies;
@@ -25,7 +26,7 @@ mod shared;
 mod view;
 
 pub use input::{
-    AddressRequest, EndpointChange, EndpointCreate, Family, Input, Network, NodeName, PoolRequest, Purpose,
+    AddressRequest, EndpointChange, EndpointCreate, Family, Input, MeshFact, Network, NodeName, PoolRequest, Purpose,
     RemoteAddress, RemoteNode, Source, Subnet,
 };
 pub use outputs::{
@@ -41,6 +42,7 @@ use ipam::Ipam;
 use ipcache::Ipcache;
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use ledger::Ledger;
+use mesh::Mesh;
 use model::desired::Status;
 use model::label_filter::LabelFilter;
 use model::{EndpointId, Identity};
@@ -61,7 +63,8 @@ pub struct Config {
     /// Name of this node and of its cluster: parts of kvstore keys, so without `/`.
     pub node: String,
     pub cluster: String,
-    pub cluster_id: u32,
+    /// What its identities carry in bits 16 to 23. 0: it is in no mesh.
+    pub cluster_id: u8,
     /// The node's own address for other nodes.
     pub node_ipv4: Option<Ipv4Addr>,
     pub node_ipv6: Option<Ipv6Addr>,
@@ -113,6 +116,11 @@ enum Dirty {
     Tables,
 }
 
+/// Whoever is in no mesh has heard all of it.
+fn first_sync(source: Source, cluster_id: u8) -> SyncState {
+    if source == Source::Mesh && cluster_id == 0 { SyncState::Synced } else { SyncState::Waiting }
+}
+
 /// All tables of a node.
 #[derive(Debug)]
 pub struct State {
@@ -123,6 +131,7 @@ pub struct State {
     identities: Identities,
     policies: Policies,
     remote: Remote,
+    mesh: Mesh,
     /// What of `remote` is believed, as `ipcache` has it.
     believed: Believed,
     ipcache: Ipcache,
@@ -166,12 +175,13 @@ impl State {
             identities: Identities::default(),
             policies: Policies::new(config.policy),
             remote: Remote::default(),
+            mesh: Mesh::default(),
             believed: Believed::default(),
             ipcache: Ipcache::default(),
             host: BTreeSet::new(),
             uplink_mtu: None,
             status: Arc::default(),
-            sync: Source::ALL.map(|source| (source, SyncState::Waiting)).into(),
+            sync: Source::ALL.map(|source| (source, first_sync(source, config.cluster_id))).into(),
             bad_records: BTreeMap::new(),
             records: Ledger::default(),
             shared: Ledger::default(),
@@ -196,9 +206,11 @@ impl State {
                 Dirty::Identities
             }
             // If it is news.
-            Input::NodeKnown(_) | Input::NodeGone(_) | Input::AddressKnown { .. } | Input::AddressGone { .. } => {
-                Dirty::Nothing
-            }
+            Input::NodeKnown(_)
+            | Input::NodeGone(_)
+            | Input::AddressKnown { .. }
+            | Input::AddressGone { .. }
+            | Input::Mesh { .. } => Dirty::Nothing,
             _ => Dirty::Tables,
         });
         self.take_in(input, now)

@@ -3,7 +3,7 @@
 use crate::EndpointRef;
 use crate::input::Family;
 use ipnetwork::IpNetwork;
-use model::{EndpointId, Identity, Mac};
+use model::{ClusterName, EndpointId, Identity, Mac};
 use std::net::IpAddr;
 
 /// An input that was not taken; nothing of it was.
@@ -67,6 +67,8 @@ pub enum Rejected {
 
     #[error("identity {identity} cannot be {labels:?}: {reason}")]
     BadIdentity { identity: Identity, labels: String, reason: &'static str },
+    #[error("cluster {cluster} cannot be one of the mesh with id {id}: {reason}")]
+    BadCluster { cluster: ClusterName, id: u8, reason: String },
     #[error("policy document of revision {revision} cannot be enforced:\n{faults}")]
     BadPolicy { revision: u64, faults: String },
 }
@@ -114,6 +116,7 @@ impl Rejected {
             | Rejected::BadEndpoint { .. }
             | Rejected::BadMac { .. }
             | Rejected::BadIdentity { .. }
+            | Rejected::BadCluster { .. }
             | Rejected::BadPolicy { .. } => RejectedKind::Invalid,
         }
     }

@@ -12,15 +12,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+/// An address, and the id of the cluster that tells of it: what one says takes nothing away from another.
+type Told = (IpAddr, u8);
+
 /// All records, believed or not.
 #[derive(Debug, Default)]
 pub(crate) struct Remote {
     nodes: Arc<BTreeMap<NodeName, RemoteNode>>,
-    addresses: BTreeMap<IpAddr, RemoteAddress>,
-    /// The addresses with each identity.
-    by_identity: BTreeMap<Identity, BTreeSet<IpAddr>>,
-    /// The addresses that are told to be on a node with this address.
-    by_node: BTreeMap<IpAddr, BTreeSet<IpAddr>>,
+    addresses: BTreeMap<Told, RemoteAddress>,
+    /// The addresses that a cluster tells to have an identity.
+    by_identity: BTreeMap<(Identity, u8), BTreeSet<IpAddr>>,
+    /// The addresses that a cluster tells to be on a node with this address.
+    by_node: BTreeMap<(u8, IpAddr), BTreeSet<IpAddr>>,
+    /// How many addresses each cluster tells of.
+    tellers: BTreeMap<u8, usize>,
     /// Addresses of which something else is told since that was last asked.
     changed: BTreeSet<IpNetwork>,
 }
@@ -31,7 +36,29 @@ impl Remote {
     }
 
     pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.addresses.keys().copied()
+        self.addresses.keys().map(|(address, _)| *address)
+    }
+
+    /// What is told of an address, and by which cluster.
+    fn told_of(&self, address: IpAddr) -> impl Iterator<Item = (u8, &RemoteAddress)> {
+        let told = self.addresses.range((address, u8::MIN)..=(address, u8::MAX));
+        told.map(|((_, teller), record)| (*teller, record))
+    }
+
+    /// Every address of a node that the cluster with the id tells of, with one of the addresses that are said to be there.
+    pub(crate) fn homes(&self, teller: u8) -> impl Iterator<Item = (IpAddr, IpAddr)> {
+        let (first, last) = (IpAddr::from([0; 4]), IpAddr::from([u8::MAX; 16]));
+        let homes = self.by_node.range((teller, first)..=(teller, last));
+        homes.filter_map(|((_, node), inside)| Some((*node, *inside.first()?)))
+    }
+
+    /// What a cluster told.
+    pub(crate) fn told_by(&self, teller: u8) -> Vec<IpAddr> {
+        self.addresses.keys().filter(|(_, other)| *other == teller).map(|(address, _)| *address).collect()
+    }
+
+    pub(crate) fn nodes_of(&self, cluster: &str) -> Vec<NodeName> {
+        self.nodes.keys().filter(|name| name.cluster == cluster).cloned().collect()
     }
 
     /// Whether that was news.
@@ -49,41 +76,50 @@ impl Remote {
     }
 
     /// Whether that was news.
-    pub(crate) fn put_address(&mut self, address: IpAddr, record: RemoteAddress) -> bool {
-        if self.addresses.get(&address) == Some(&record) {
+    pub(crate) fn put_address(&mut self, teller: u8, address: IpAddr, record: RemoteAddress) -> bool {
+        let told = (address, teller);
+        if self.addresses.get(&told) == Some(&record) {
             return false;
         }
-        self.remove_address(address);
-        self.addresses.insert(address, record);
-        self.by_identity.entry(record.identity).or_default().insert(address);
-        self.by_node.entry(record.node).or_default().insert(address);
+        self.remove_address(teller, address);
+        self.addresses.insert(told, record);
+        *self.tellers.entry(teller).or_default() += 1;
+        self.by_identity.entry((record.identity, teller)).or_default().insert(address);
+        self.by_node.entry((teller, record.node)).or_default().insert(address);
         self.changed.insert(single(address));
         true
     }
 
     /// Whether it was there.
-    pub(crate) fn remove_address(&mut self, address: IpAddr) -> bool {
-        let Some(before) = self.addresses.remove(&address) else { return false };
-        remove_inner(&mut self.by_identity, before.identity, address);
-        remove_inner(&mut self.by_node, before.node, address);
+    pub(crate) fn remove_address(&mut self, teller: u8, address: IpAddr) -> bool {
+        let told = (address, teller);
+        let Some(before) = self.addresses.remove(&told) else { return false };
+        if let Some(count) = self.tellers.get_mut(&teller) {
+            *count -= 1;
+        }
+        remove_inner(&mut self.by_identity, (before.identity, teller), address);
+        remove_inner(&mut self.by_node, (teller, before.node), address);
         self.changed.insert(single(address));
         true
     }
 
     /// Whether another node's address has the identity.
     pub(crate) fn mentions(&self, identity: Identity) -> bool {
-        self.by_identity.contains_key(&identity)
+        self.addresses_with(identity).next().is_some()
     }
 
-    /// Addresses with identities that no other node may give.
-    fn unclaimable(&self) -> impl Iterator<Item = (IpAddr, Identity)> {
-        let identities = self.by_identity.iter().filter(|(identity, _)| !is_claimable(**identity));
-        identities.flat_map(|(identity, addresses)| addresses.iter().map(|address| (*address, *identity)))
+    fn addresses_with(&self, identity: Identity) -> impl Iterator<Item = IpAddr> {
+        self.by_identity.range((identity, u8::MIN)..=(identity, u8::MAX)).flat_map(|(_, told)| told.iter().copied())
+    }
+
+    /// Every identity that a cluster tells addresses to have, and those.
+    fn claims(&self) -> impl Iterator<Item = (Identity, u8, &BTreeSet<IpAddr>)> {
+        self.by_identity.iter().map(|((identity, teller), told)| (*identity, *teller, told))
     }
 
     /// Other nodes' addresses with the identity.
     pub(crate) fn with_identity(&self, identity: Identity) -> impl Iterator<Item = IpNetwork> {
-        self.by_identity.get(&identity).into_iter().flatten().map(|address| single(*address))
+        self.addresses_with(identity).map(single)
     }
 
     /// The addresses of which something else was told since the last call.
@@ -96,14 +132,23 @@ impl Remote {
         let mut concerned = BTreeSet::new();
         for node in differing(&one.nodes, &other.nodes) {
             concerned.insert(single(*node));
-            concerned.extend(self.by_node.get(node).into_iter().flatten().map(|address| single(*address)));
+            concerned.extend(self.behind(node));
+        }
+        for node in differing(&one.tellers, &other.tellers) {
+            concerned.extend(self.behind(node));
         }
         concerned.extend(differing(&one.routers, &other.routers).map(|router| single(*router)));
         for prefix in differing(&one.prefixes, &other.prefixes) {
-            let inside = self.addresses.range(prefix.network()..=prefix.broadcast());
-            concerned.extend(inside.map(|(address, _)| single(*address)));
+            let inside = self.addresses.range((prefix.network(), u8::MIN)..=(prefix.broadcast(), u8::MAX));
+            concerned.extend(inside.map(|((address, _), _)| single(*address)));
         }
         concerned
+    }
+
+    /// The addresses that are told to be on a node.
+    fn behind(&self, node: &IpAddr) -> impl Iterator<Item = IpNetwork> {
+        let tellers = self.tellers.keys().filter_map(|teller| self.by_node.get(&(*teller, *node)));
+        tellers.flatten().map(|address| single(*address))
     }
 }
 
@@ -124,16 +169,13 @@ fn differing<'m, K: Ord, V: PartialEq>(
     one.keys().chain(other.keys()).filter(|key| one.get(key) != other.get(key))
 }
 
-/// What another node may say of an address of its own. Other reserved identities are this node's to tell.
-pub(crate) fn is_claimable(identity: Identity) -> bool {
-    identity.is_allocated() || identity == Identity::INIT || identity == Identity::HEALTH
-}
-
 /// The part of the records that is believed.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Believed {
     /// Underlay addresses, and the one of them that the node's own prefixes are behind, if that can be reached.
     nodes: BTreeMap<IpAddr, Option<IpAddr>>,
+    /// The id of the cluster whose node has the underlay address.
+    tellers: BTreeMap<IpAddr, u8>,
     /// Prefixes of nodes, none of which overlaps another.
     prefixes: BTreeMap<IpNetwork, IpAddr>,
     /// By what address of its node, out of its own family, each prefix is reached without a tunnel.
@@ -145,6 +187,11 @@ pub(crate) struct Believed {
 }
 
 impl Believed {
+    /// The id of the cluster whose node has the underlay address.
+    pub(crate) fn teller(&self, node: &IpAddr) -> Option<u8> {
+        self.tellers.get(node).copied()
+    }
+
     /// Addresses of nodes, and the one that stands for each.
     pub(crate) fn nodes(&self) -> BTreeMap<IpAddr, IpAddr> {
         self.nodes.iter().map(|(address, vtep)| (*address, vtep.unwrap_or(*address))).collect()
@@ -171,11 +218,20 @@ impl Believed {
         prefix.contains(address).then_some(*vtep)
     }
 
-    /// Whether the address is out of the node's own prefixes: a record of another one is no reason to send its packets
-    /// there.
-    fn may_have(&self, node: IpAddr, address: IpAddr) -> bool {
+    /// By which node's address other clusters' nodes are known, with the ids of those.
+    pub(crate) fn other_clusters(&self, own: u8) -> BTreeMap<IpAddr, u8> {
+        let others = self.nodes.iter().filter_map(|(address, vtep)| {
+            let cluster = self.tellers.get(address).copied().filter(|cluster| *cluster != own)?;
+            Some((vtep.unwrap_or(*address), cluster))
+        });
+        others.collect()
+    }
+
+    /// Whether the address is out of the own prefixes of a node of the cluster that says so: a record of another one is
+    /// no reason to send its packets there.
+    fn may_have(&self, teller: u8, node: IpAddr, address: IpAddr) -> bool {
         let vtep = self.nodes.get(&node).copied().flatten();
-        vtep.is_some() && self.covering(address) == vtep
+        vtep.is_some() && self.covering(address) == vtep && self.tellers.get(&node) == Some(&teller)
     }
 
     fn is_free(&self, prefix: IpNetwork) -> bool {
@@ -190,27 +246,37 @@ impl State {
     /// What is to be believed of other nodes.
     pub(crate) fn whom_to_believe(&self) -> Believed {
         let mut believed = Believed::default();
-        let mut others: Vec<&RemoteNode> = Vec::new();
+        let mut others: Vec<(u8, &RemoteNode)> = Vec::new();
         for (name, node) in self.remote.nodes().iter() {
-            if name.cluster != self.config.cluster {
-                believed.doubts.insert(name.clone(), format!("it is of another cluster, {:?}", name.cluster));
-            } else if name.name != self.config.node {
-                others.push(node);
+            match self.id_of_cluster(&name.cluster) {
+                None => {
+                    believed.doubts.insert(name.clone(), format!("it is of another cluster, {:?}", name.cluster));
+                }
+                Some(id) if id != self.config.cluster_id || name.name != self.config.node => others.push((id, node)),
+                Some(_) => {}
             }
         }
+        // Of two that claim the same the first is believed: this cluster's own before any other's.
+        others.sort_by_key(|(id, node)| (*id != self.config.cluster_id, *id, &node.name));
         let family = self.underlay();
         let mut reachable = Vec::new();
-        for node in others {
-            let addresses: Vec<IpAddr> =
-                node.addresses.iter().copied().filter(|address| self.is_foreign(*address)).collect();
+        for (id, node) in others {
+            let is_others = |address: &IpAddr| believed.tellers.get(address).is_some_and(|teller| *teller != id);
+            let (taken, addresses): (Vec<IpAddr>, Vec<IpAddr>) =
+                node.addresses.iter().copied().filter(|address| self.is_foreign(*address)).partition(is_others);
             let vtep = addresses.iter().copied().find(|address| Family::of(address) == family);
             if vtep.is_none() {
                 let why =
                     format!("it has no {family} address that may be another node's: what is behind it is not reached");
                 believed.doubts.insert(node.name.clone(), why);
             }
+            if let Some(address) = taken.first() {
+                let why = format!("{address} is the address of another cluster's node");
+                believed.doubts.insert(node.name.clone(), why);
+            }
             for address in addresses {
                 believed.nodes.entry(address).or_insert(vtep);
+                believed.tellers.entry(address).or_insert(id);
             }
             reachable.extend(vtep.map(|vtep| (node, vtep)));
         }
@@ -266,8 +332,13 @@ impl State {
         let of_address = |(address, identity): (IpAddr, Identity)| {
             (format!("address {address}"), format!("identity {identity} is no other node's to give"))
         };
-        let addresses = self.remote.unclaimable().take(TOLD_ADDRESSES).map(of_address);
-        self.believed.doubts.iter().map(of_node).chain(addresses).collect()
+        let unclaimable = self.remote.claims().filter(|(identity, teller, _)| !self.may_give(*teller, *identity));
+        let unclaimable =
+            unclaimable.flat_map(|(identity, _, told)| told.iter().map(move |address| (*address, identity)));
+        let addresses = unclaimable.take(TOLD_ADDRESSES).map(of_address);
+        let strange = self.strange_addresses().take(TOLD_ADDRESSES);
+        let believed = self.believed.doubts.iter().map(of_node);
+        believed.chain(addresses).chain(strange).chain(self.mesh.doubts()).collect()
     }
 
     /// Who has an address elsewhere, and on which node: another node itself or, as far as its identity is known here, an
@@ -280,8 +351,10 @@ impl State {
         if let Some(node) = believed.routers.get(&address) {
             return Some((Identity::REMOTE_NODE, *node));
         }
-        let record = self.remote.addresses.get(&address)?;
-        self.is_believed(address, record, &self.identities, believed).then_some((record.identity, record.node))
+        let mut told = self.remote.told_of(address);
+        let (_, record) =
+            told.find(|(teller, record)| self.is_believed(*teller, address, record, &self.identities, believed))?;
+        Some((record.identity, record.node))
     }
 
     /// The family that nodes reach each other by: IPv4 where this node has it.
@@ -291,13 +364,14 @@ impl State {
 
     fn is_believed(
         &self,
+        teller: u8,
         address: IpAddr,
         record: &RemoteAddress,
         identities: &Identities,
         believed: &Believed,
     ) -> bool {
-        is_claimable(record.identity)
-            && believed.may_have(record.node, address)
+        self.may_give(teller, record.identity)
+            && believed.may_have(teller, record.node, address)
             && identities.labels(record.identity).is_some()
             && self.is_foreign(address)
     }

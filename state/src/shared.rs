@@ -37,7 +37,7 @@ struct NodeRecord<'a> {
     #[serde(rename = "IPv6SecondaryAllocCIDRs", skip_serializing_if = "Vec::is_empty")]
     ipv6_blocks: Vec<Cidr>,
     #[serde(rename = "ClusterID")]
-    cluster_id: u32,
+    cluster_id: u8,
     source: &'static str,
     encryption_key: u8,
 }

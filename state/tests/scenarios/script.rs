@@ -4,10 +4,10 @@ use crate::tables;
 use ipnetwork::IpNetwork;
 use model::desired::{Failure, Object, Status};
 use model::label_filter::LabelFilter;
-use model::{EndpointId, Identity, Label, Labels};
+use model::{ClusterName, EndpointId, Identity, Label, Labels};
 use state::{
-    AddressRequest, Config, EndpointChange, EndpointCreate, EndpointRef, Family, Input, Network, NodeName, Outputs,
-    PoolRequest, Purpose, RemoteAddress, RemoteNode, Reply, Source, State, Subnet, Timestamp,
+    AddressRequest, Config, EndpointChange, EndpointCreate, EndpointRef, Family, Input, MeshFact, Network, NodeName,
+    Outputs, PoolRequest, Purpose, RemoteAddress, RemoteNode, Reply, Source, State, Subnet, Timestamp,
 };
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -58,6 +58,12 @@ impl World {
         match verb {
             "at" => self.now = Timestamp(duration(rest)?),
             "direct-routes" => self.config.direct_routes = rest.parse().ok()?,
+            "cluster" => {
+                let name = words.first()?.parse::<ClusterName>().ok()?;
+                (self.config.cluster, self.config.cluster_id) = (name.to_string(), words.get(1)?.parse().ok()?);
+                self.config.label_filter = LabelFilter::default().in_cluster(name);
+                self.config.policy.cluster = Some(name);
+            }
             "shared-subnets" => self.config.shares_subnets = true,
             "tunnel" => self.config.tunnel_overhead = Some(rest.parse().ok()?),
             "range4" => self.config.ipv4_range = Some(rest.parse().ok()?),
@@ -143,6 +149,10 @@ fn input(verb: &str, rest: &str, words: &[&str]) -> Option<Input> {
             Input::AddressKnown { address: words.first()?.parse().ok()?, record }
         }
         "ip-gone" => Input::AddressGone { address: rest.parse().ok()? },
+        "of" => {
+            let (cluster, rest) = rest.split_once(' ')?;
+            Input::Mesh { cluster: cluster.parse().ok()?, fact: mesh_fact(cluster, rest)? }
+        }
         "synced" => Input::Synced(source(rest)?),
         "away" => Input::Away(source(rest)?),
         "docker-endpoints" => Input::DockerEndpoints(all(words)?),
@@ -163,8 +173,33 @@ fn input(verb: &str, rest: &str, words: &[&str]) -> Option<Input> {
     })
 }
 
+/// `joined ID`, `left`, or what a kvstore tells, in the words for this cluster's; a node may be one of yet another.
+fn mesh_fact(cluster: &str, rest: &str) -> Option<MeshFact> {
+    let (verb, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+    let words: Vec<&str> = rest.split_whitespace().collect();
+    let named = |name: NodeName| match rest.split_whitespace().next().is_some_and(|word| word.contains('/')) {
+        true => name,
+        false => NodeName { cluster: cluster.to_owned(), ..name },
+    };
+    Some(match verb {
+        "joined" => MeshFact::Joined { id: rest.parse().ok()? },
+        "left" => MeshFact::Left,
+        _ => match input(verb, rest, &words)? {
+            Input::IdentityKnown { identity, labels } => MeshFact::IdentityKnown { identity, labels },
+            Input::IdentityGone { identity } => MeshFact::IdentityGone { identity },
+            Input::NodeKnown(node) => MeshFact::NodeKnown(RemoteNode { name: named(node.name), ..node }),
+            Input::NodeGone(name) => MeshFact::NodeGone(named(name)),
+            Input::AddressKnown { address, record } => MeshFact::AddressKnown { address, record },
+            Input::AddressGone { address } => MeshFact::AddressGone { address },
+            _ => return None,
+        },
+    })
+}
+
+/// `name`, or `cluster/name`.
 fn node_name(name: &str) -> NodeName {
-    NodeName { cluster: "default".to_owned(), name: name.to_owned() }
+    let (cluster, name) = name.split_once('/').unwrap_or(("default", name));
+    NodeName { cluster: cluster.to_owned(), name: name.to_owned() }
 }
 
 /// A name, underlay addresses, prefixes (with a `/`), routers (`via=`), addresses of the health endpoint (`health=`).

@@ -109,6 +109,8 @@ fn kernel(outputs: &Outputs) -> String {
         true => format!("node {node}"),
         false => format!("node {node} by {address}"),
     });
+    let clusters = datapath.clusters.iter().map(|(node, cluster)| format!("node {node} is of cluster {cluster}"));
+    let nodes = nodes.chain(clusters);
     let identities = datapath.identities.keys().map(|identity| format!("believed {identity}"));
     table("kernel", rows.into_iter().chain(vteps).chain(hops).chain(nodes).chain(identities))
 }
