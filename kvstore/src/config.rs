@@ -107,7 +107,7 @@ impl Config {
                 let path = options.remove("embedded.path").map_or_else(|| default_path.to_owned(), PathBuf::from);
                 Ok(Config::Embedded { path })
             }
-            "etcd" => parse_etcd(collect("etcd", &ETCD_OPTIONS, options)?).map(Config::Etcd),
+            "etcd" => parse_etcd_options(collect("etcd", &ETCD_OPTIONS, options)?).map(Config::Etcd),
             _ => Err(ConfigError::UnknownStore { name: name.to_owned() }),
         }
     }
@@ -145,21 +145,52 @@ struct EtcdFile {
     trusted_ca_file: Option<PathBuf>,
     cert_file: Option<PathBuf>,
     key_file: Option<PathBuf>,
+    username: Option<String>,
+    password: Option<String>,
 }
 
 impl EtcdFile {
     fn read(path: &Path) -> Result<EtcdFile, ConfigError> {
         let failed = |reason: String| ConfigError::File { path: path.to_owned(), reason };
         let text = std::fs::read_to_string(path).map_err(|cause| failed(cause.to_string()))?;
-        serde_saphyr::from_str(&text).map_err(|cause| failed(cause.to_string()))
+        EtcdFile::parse(&text).map_err(failed)
+    }
+
+    fn parse(text: &str) -> Result<EtcdFile, String> {
+        // An empty file is one without any setting.
+        let file: Result<Option<EtcdFile>, _> = serde_saphyr::from_str(text);
+        // What follows the first line quotes the file, which may hold a password.
+        let file = file.map_err(|cause| cause.to_string().lines().next().unwrap_or_default().to_owned())?;
+        Ok(file.unwrap_or_default())
     }
 }
 
-fn parse_etcd(mut options: BTreeMap<String, String>) -> Result<EtcdConfig, ConfigError> {
+impl EtcdConfig {
+    /// Understands the text of a file as etcd's own clients read it: `endpoints`, `trusted-ca-file`, `cert-file`,
+    /// `key-file`, `username`, `password`.
+    pub fn of_client_file(text: &str) -> Result<EtcdConfig, ConfigError> {
+        let bad_file = |reason| bad("etcd.config", "", reason);
+        let file = EtcdFile::parse(text).map_err(bad_file)?;
+        parse_etcd(BTreeMap::new(), file)
+    }
+}
+
+fn parse_etcd_options(mut options: BTreeMap<String, String>) -> Result<EtcdConfig, ConfigError> {
     let file = match options.remove("etcd.config") {
         Some(path) => EtcdFile::read(Path::new(&path))?,
         None => EtcdFile::default(),
     };
+    parse_etcd(options, file)
+}
+
+/// What the options do not say the file does.
+fn parse_etcd(mut options: BTreeMap<String, String>, file: EtcdFile) -> Result<EtcdConfig, ConfigError> {
+    for (key, value) in [("etcd.user", file.username), ("etcd.password", file.password)] {
+        let given = options.contains_key(key) || key == "etcd.password" && options.contains_key("etcd.password-file");
+        if let Some(value) = value.filter(|_| !given) {
+            options.insert(key.to_owned(), value);
+        }
+    }
     let addresses = match options.remove("etcd.address") {
         Some(list) => list.split(',').map(str::trim).map(str::to_owned).collect(),
         None => file.endpoints,

@@ -2,6 +2,7 @@
 //! others' keys are read, one that takes it apart.
 //!
 //! ```text
+//! cilium/cluster-config/<cluster>                        JSON id and capabilities of the cluster, which has several
 //! cilium/.heartbeat                                      time of the last sign of life of any node (RFC 3339)
 //! cilium/state/identities/v1/id/<number>                 labels text          no lease, see `allocator`
 //! cilium/state/identities/v1/value/<labels>/<node>       number               leased
@@ -32,6 +33,8 @@ use std::net::IpAddr;
 pub const ROOT: &str = "cilium/";
 /// Time of the last sign of life of whichever node wrote one last.
 pub const HEARTBEAT: &str = "cilium/.heartbeat";
+/// What clusters of a mesh tell of themselves, each in its own kvstore.
+pub const CLUSTER_CONFIGS: &str = "cilium/cluster-config/";
 /// A key that is never written: asking for it asks for a quorum.
 pub const PROBE: &str = "cilium/.probe";
 /// Base of the identities' allocator (without a trailing `/`).
@@ -96,6 +99,15 @@ fn join(base: &str, names: &[&str]) -> String {
 fn split<const N: usize>(key: &str, base: &str) -> Option<[String; N]> {
     let names: Option<Vec<String>> = key.strip_prefix(base)?.split('/').map(unescape).collect();
     names?.try_into().ok()
+}
+
+/// What a cluster tells of itself.
+pub fn cluster_config(cluster: &str) -> String {
+    join(CLUSTER_CONFIGS, &[cluster])
+}
+
+pub fn parse_cluster_config(key: &str) -> Option<String> {
+    split(key, CLUSTER_CONFIGS).map(|[cluster]| cluster)
 }
 
 /// One node's record.
@@ -285,6 +297,7 @@ mod tests {
             prop_assert_eq!(parse_service(&service(&a, &b, &c)), Some((a.clone(), b.clone(), c)));
             prop_assert_eq!(parse_endpoint(&endpoint(&a, &b)), Some((a.clone(), b)));
             prop_assert!(endpoint(&a, "x").starts_with(&endpoints_of(&a)));
+            prop_assert_eq!(parse_cluster_config(&cluster_config(&a)), Some(a.clone()));
             prop_assert_eq!(parse_policy(&policy(&a)), Some(a));
         }
 

@@ -212,6 +212,12 @@ impl Believed {
         self.nodes.keys().chain(self.routers.keys()).copied()
     }
 
+    /// Whether an address is that of a node of another cluster than the one with the id, or behind such a node.
+    fn is_of_another_cluster(&self, address: IpAddr, id: u8) -> bool {
+        let node = self.covering(address).unwrap_or(address);
+        self.tellers.get(&node).or(self.tellers.get(&address)).is_some_and(|teller| *teller != id)
+    }
+
     /// The node that answers for the prefix which an address is in.
     fn covering(&self, address: IpAddr) -> Option<IpAddr> {
         let (prefix, vtep) = self.prefixes.range(..=single(address)).next_back()?;
@@ -246,24 +252,38 @@ impl State {
     /// What is to be believed of other nodes.
     pub(crate) fn whom_to_believe(&self) -> Believed {
         let mut believed = Believed::default();
-        let mut others: Vec<(u8, &RemoteNode)> = Vec::new();
+        let mut clusters: BTreeMap<(bool, u8), Vec<&RemoteNode>> = BTreeMap::new();
         for (name, node) in self.remote.nodes().iter() {
             match self.id_of_cluster(&name.cluster) {
                 None => {
                     believed.doubts.insert(name.clone(), format!("it is of another cluster, {:?}", name.cluster));
                 }
-                Some(id) if id != self.config.cluster_id || name.name != self.config.node => others.push((id, node)),
+                Some(id) if id != self.config.cluster_id || name.name != self.config.node => {
+                    clusters.entry((id != self.config.cluster_id, id)).or_default().push(node);
+                }
                 Some(_) => {}
             }
         }
-        // Of two that claim the same the first is believed: this cluster's own before any other's.
-        others.sort_by_key(|(id, node)| (*id != self.config.cluster_id, *id, &node.name));
+        // Of two clusters that claim the same the first is believed, which is this one before any other: whatever a later
+        // one says takes nothing away from it.
+        let own_prefixes = self.own_prefixes();
+        for ((_, id), nodes) in clusters {
+            self.believe_in(id, &nodes, &own_prefixes, &mut believed);
+        }
+        believed
+    }
+
+    /// Adds what is to be believed of a cluster's nodes, after those of the clusters before it.
+    fn believe_in(&self, id: u8, nodes: &[&RemoteNode], own_prefixes: &BTreeSet<IpNetwork>, believed: &mut Believed) {
         let family = self.underlay();
         let mut reachable = Vec::new();
-        for (id, node) in others {
-            let is_others = |address: &IpAddr| believed.tellers.get(address).is_some_and(|teller| *teller != id);
-            let (taken, addresses): (Vec<IpAddr>, Vec<IpAddr>) =
-                node.addresses.iter().copied().filter(|address| self.is_foreign(*address)).partition(is_others);
+        for node in nodes {
+            let (taken, addresses): (Vec<IpAddr>, Vec<IpAddr>) = node
+                .addresses
+                .iter()
+                .copied()
+                .filter(|address| self.is_foreign(*address))
+                .partition(|address| believed.is_of_another_cluster(*address, id));
             let vtep = addresses.iter().copied().find(|address| Family::of(address) == family);
             if vtep.is_none() {
                 let why =
@@ -271,19 +291,18 @@ impl State {
                 believed.doubts.insert(node.name.clone(), why);
             }
             if let Some(address) = taken.first() {
-                let why = format!("{address} is the address of another cluster's node");
+                let why = format!("{address} is, or is behind, another cluster's node");
                 believed.doubts.insert(node.name.clone(), why);
             }
             for address in addresses {
                 believed.nodes.entry(address).or_insert(vtep);
                 believed.tellers.entry(address).or_insert(id);
             }
-            reachable.extend(vtep.map(|vtep| (node, vtep)));
+            reachable.extend(vtep.map(|vtep| (*node, vtep)));
         }
-        let own_pools = self.own_prefixes();
         for (node, vtep) in &reachable {
             for prefix in node.prefixes.iter().map(|prefix| masked(*prefix)) {
-                if let Some(why) = self.why_not(prefix, &own_pools, &believed) {
+                if let Some(why) = self.why_not(prefix, own_prefixes, believed) {
                     believed.doubts.insert(node.name.clone(), format!("{prefix} {why}"));
                     continue;
                 }
@@ -306,7 +325,6 @@ impl State {
                 }
             }
         }
-        believed
     }
 
     /// Why a prefix cannot be another node's.

@@ -84,3 +84,31 @@ fn a_file_gives_what_options_do_not() {
     std::fs::remove_file(&path).expect("remove");
     assert!(refused("etcd", &[&option]).contains("etcd.yaml"));
 }
+
+#[test]
+fn a_file_of_etcds_own_clients_is_understood() {
+    let text = "endpoints:\n- https://[2001:db8::1]:2379\n- b:2379\ntrusted-ca-file: /ca\ncert-file: /cert\n\
+                key-file: '/key'\nusername: reader\npassword: hunter2\n";
+    let config = EtcdConfig::of_client_file(text).expect("understood");
+    assert_eq!(config.addresses, ["https://[2001:db8::1]:2379", "https://b:2379"]);
+    assert_eq!(config.user, Some(("reader".to_owned(), "hunter2".to_owned())));
+    assert_eq!((config.ca, config.identity), (Some("/ca".into()), Some(("/cert".into(), "/key".into()))));
+    for (bad, why) in [
+        ("", "etcd.address"),
+        ("endpoints: []", "etcd.address"),
+        ("endpoints: [a:1]\ncert-file: /c", "etcd.key"),
+        ("endpoints: [a:1]\nusername: reader", "etcd.password"),
+        ("endpoints: [a:1]\ncolour: red", "colour"),
+        ("endpoints: [a:1\npassword: hunter2", "etcd.config"),
+    ] {
+        let refused = EtcdConfig::of_client_file(bad).expect_err(bad).to_string();
+        assert!(refused.contains(why) && !refused.contains("hunter2"), "{bad}: {refused}");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_file_panics(text in "[a-z:, \\-\\[\\]{}'\"&*\n]{0,60}") {
+        let _ = EtcdConfig::of_client_file(&text);
+    }
+}
