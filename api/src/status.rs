@@ -33,6 +33,10 @@ pub struct Status {
     pub routing: Part,
     /// How many nodes this one reaches. How others are is no fault of this agent's: it does not count for `cilium`.
     pub cluster_health: Part,
+    /// Other clusters; `None`: this one is in no mesh. How others are is no fault of this agent's, but what is wrong with
+    /// the files that tell of them counts for `cilium`.
+    #[serde(default)]
+    pub cluster_mesh: Option<ClusterMesh>,
     pub ipam: IpamStatus,
     pub node_monitor: Option<MonitorStatus>,
     pub controllers: Vec<Controller>,
@@ -48,6 +52,45 @@ pub struct Status {
     /// Latencies of the last plugin call of each method, microseconds.
     #[serde(default)]
     pub plugin_calls: Vec<PluginCall>,
+}
+
+/// The other clusters of the mesh.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct ClusterMesh {
+    /// Why the folder that tells of them cannot be read.
+    pub fault: Option<String>,
+    pub clusters: Vec<RemoteCluster>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct RemoteCluster {
+    pub name: String,
+    /// `None`: it is not known, or not accepted.
+    pub id: Option<u8>,
+    pub state: MeshState,
+    /// Why it is failing.
+    pub reason: Option<String>,
+    /// What it tells, believed or not. What was known stays while it is failing.
+    pub nodes: usize,
+    pub endpoints: usize,
+    pub identities: usize,
+    /// How often it began to fail.
+    pub failures: u64,
+    /// Seconds ago.
+    pub last_failure: Option<u64>,
+    pub last_failure_msg: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum MeshState {
+    /// Changes come as they happen.
+    Ready,
+    /// Its kvstore answers, and is not listed yet.
+    Connecting,
+    Failing,
 }
 
 /// What the agent has to do with the kvstore.

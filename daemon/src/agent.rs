@@ -36,6 +36,8 @@ pub struct Agent {
     /// This node's parts of subnets that it shares with others.
     pub blocks: crate::blocks::Blocks,
     pub contact: crate::contact::Contact,
+    /// How it goes with other clusters; `None`: this one is in no mesh.
+    pub mesh: Option<crate::mesh::Report>,
     pub kvstore_counters: crate::metered::Counters,
     pub policy: PolicyStore,
     pub plugin_calls: Arc<docker_plugin::CallStats>,

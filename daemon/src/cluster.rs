@@ -5,7 +5,7 @@
 //! reason that passes. And nothing goes while the kvstore is away. What the last run knew is handed on first; what the
 //! first full listing does not have of it is treated as gone from then on. Whom to believe is decided by the state.
 
-mod departures;
+pub(crate) mod departures;
 
 use crate::contact::Contact;
 use crate::controllers::{Controllers, causes};
@@ -27,8 +27,8 @@ use tokio_util::sync::CancellationToken;
 
 const CONTROLLER: &str = "kvstore-nodes";
 /// More than these are not taken in: whoever can write to the kvstore must not fill this node's memory.
-const MAX_NODES: usize = 16_384;
-const MAX_ADDRESSES: usize = 1 << 20;
+pub(crate) const MAX_NODES: usize = 16_384;
+pub(crate) const MAX_ADDRESSES: usize = 1 << 20;
 
 pub struct ClusterFeed {
     pub backend: Arc<dyn Backend>,
@@ -113,7 +113,7 @@ impl ClusterFeed {
     }
 }
 
-async fn sleep_until(due: Option<Instant>) {
+pub(crate) async fn sleep_until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
@@ -260,12 +260,12 @@ impl Follower {
     }
 }
 
-fn node_name(key: &str) -> Option<NodeName> {
+pub(crate) fn node_name(key: &str) -> Option<NodeName> {
     keys::parse_node(key).map(|(cluster, name)| NodeName { cluster, name })
 }
 
 /// The address of a key; prefixes are not a node's to tell.
-fn single(key: &str) -> Option<std::net::IpAddr> {
+pub(crate) fn single(key: &str) -> Option<std::net::IpAddr> {
     let (_, address, length) = keys::parse_ip(key)?;
     let whole = if address.is_ipv4() { 32 } else { 128 };
     length.is_none_or(|length| length == whole).then_some(address)

@@ -2,11 +2,13 @@
 //!
 //! After `load` nobody reads the environment any more. All faults are told at once, each with the place it was found at.
 
+mod cluster;
 mod native;
 mod ranges;
 pub mod settings;
 pub mod source;
 
+pub use cluster::Cluster;
 pub use native::Native;
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
@@ -103,6 +105,7 @@ pub struct Config {
     pub block_grace: Duration,
     pub bpf_root: PathBuf,
     pub cluster_name: String,
+    pub cluster: Cluster,
     pub debug: bool,
     /// Path of Docker's socket.
     pub docker: PathBuf,
@@ -263,10 +266,9 @@ fn validate(
         text if text.is_empty() => hostname.to_owned(),
         text => text,
     };
-    if reader.text("cluster-id") != "0" {
-        reader.fault("cluster-id", "only 0 is possible in this build");
-    }
     let kvstore = kvstore(&mut reader);
+    let cluster = Cluster::read(&mut reader, &kvstore);
+    let cluster_label = cluster.in_mesh();
     let tunnel = tunnel(&mut reader, &kvstore);
     let ipv4 = family(&mut reader, "enable-ipv4", "ipv4-range", check_ipv4, ranges::IPV4);
     let ipv6 = family(&mut reader, "enable-ipv6", "ipv6-range", check_ipv6, ranges::IPV6);
@@ -282,10 +284,8 @@ fn validate(
         policy_max: reader.number("bpf-policy-max", 1024..=16_777_216),
         block_grace: Duration::from_secs(u64::from(reader.number("block-grace", 10..=31_536_000))),
         bpf_root: reader.path("bpf-root"),
-        cluster_name: {
-            let text = reader.text("cluster-name");
-            reader.name("cluster-name", text)
-        },
+        cluster_name: reader.text("cluster-name"),
+        cluster,
         debug: reader.switch("debug"),
         docker: docker(&mut reader),
         docker_plugins: reader.path("docker-plugins"),
@@ -304,7 +304,10 @@ fn validate(
         health: health(&mut reader, &kvstore),
         tunnel,
         kvstore,
-        label_filter: label_filter(&mut reader),
+        label_filter: match cluster_label {
+            Some(cluster) => label_filter(&mut reader).in_cluster(cluster),
+            None => label_filter(&mut reader),
+        },
         lib_dir: reader.path("lib-dir"),
         log_format: reader.choice(
             "log-format",

@@ -19,6 +19,7 @@ mod kernel;
 mod lock;
 mod logs;
 mod memory;
+mod mesh;
 mod metered;
 mod metrics;
 mod node;

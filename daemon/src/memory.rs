@@ -8,7 +8,7 @@
 use crate::controllers::{Controllers, causes};
 use futures::future::try_join_all;
 use kvstore::{Backend, MAX_BYTES, MAX_STEPS, Opened, Txn, keys};
-use model::{Identity, Labels};
+use model::{ClusterName, Identity, Labels};
 use state::shared_records as records;
 use state::{NodeName, RemoteAddress, RemoteNode};
 use std::collections::{BTreeMap, HashMap};
@@ -23,6 +23,10 @@ use tokio_util::sync::CancellationToken;
 const CONTROLLER: &str = "cluster-memory";
 /// Above all that is remembered, in the file.
 const ROOT: &str = "cilium/remembered/";
+/// Between the base and the name of another cluster, where what is below is of that.
+const CLUSTERS: &str = "mesh/";
+/// Of another cluster: its id.
+const CLUSTER_ID: &str = "id";
 /// How long changes are gathered before they are written.
 const GATHER: Duration = Duration::from_millis(500);
 /// First and longest pause after a failure.
@@ -33,6 +37,18 @@ const TOGETHER: usize = 32;
 /// What the last run knew.
 #[derive(Debug, Default)]
 pub struct Remembered {
+    pub nodes: Vec<RemoteNode>,
+    pub addresses: Vec<(IpAddr, RemoteAddress)>,
+    pub identities: Vec<(Identity, Labels)>,
+    /// Of other clusters' kvstores.
+    pub clusters: BTreeMap<ClusterName, RememberedCluster>,
+}
+
+/// What the last run knew of another cluster.
+#[derive(Debug, Default)]
+pub struct RememberedCluster {
+    /// `None`: nothing of it can be used.
+    pub id: Option<u8>,
     pub nodes: Vec<RemoteNode>,
     pub addresses: Vec<(IpAddr, RemoteAddress)>,
     pub identities: Vec<(Identity, Labels)>,
@@ -49,6 +65,16 @@ pub struct Memory {
 type Note = (String, Option<Vec<u8>>);
 
 impl Memory {
+    /// The part of it that is about another cluster.
+    pub fn of_cluster(&self, cluster: ClusterName) -> Memory {
+        Memory { notes: self.notes.clone(), base: format!("{}{CLUSTERS}{cluster}/", self.base).into() }
+    }
+
+    /// Of another cluster: its id.
+    pub fn cluster_id(&self, id: Option<u8>) {
+        self.note(CLUSTER_ID, id.map(|id| id.to_string()).as_deref().map(str::as_bytes));
+    }
+
     pub fn node(&self, name: &NodeName, record: Option<&[u8]>) {
         self.note(&keys::node(&name.cluster, &name.name), record);
     }
@@ -141,17 +167,40 @@ async fn recall_from(
 impl Remembered {
     /// `None` if the record says nothing.
     fn take(&mut self, key: &str, value: &[u8]) -> Option<()> {
-        if let Some((cluster, name)) = keys::parse_node(key) {
-            self.nodes.push(records::node(NodeName { cluster, name }, value).ok()?);
-        } else if let Some((_, address, None)) = keys::parse_ip(key) {
-            self.addresses.push((address, records::address(address, value).ok()?));
-        } else {
-            let number = key.strip_prefix(keys::IDENTITIES)?.strip_prefix("/id/")?.parse().ok()?;
-            let labels = Labels::from_sorted_list(std::str::from_utf8(value).ok()?).ok()?;
-            self.identities.push((Identity(number), labels));
+        match key.strip_prefix(CLUSTERS) {
+            None => take(key, value, &mut self.nodes, &mut self.addresses, &mut self.identities),
+            Some(key) => {
+                let (cluster, key) = key.split_once('/')?;
+                let cluster = ClusterName::new(cluster).ok()?;
+                let RememberedCluster { id, nodes, addresses, identities } = self.clusters.entry(cluster).or_default();
+                if key != CLUSTER_ID {
+                    return take(key, value, nodes, addresses, identities);
+                }
+                *id = Some(std::str::from_utf8(value).ok()?.parse().ok()?);
+                Some(())
+            }
         }
-        Some(())
     }
+}
+
+/// Puts what a record says where it belongs.
+fn take(
+    key: &str,
+    value: &[u8],
+    nodes: &mut Vec<RemoteNode>,
+    addresses: &mut Vec<(IpAddr, RemoteAddress)>,
+    identities: &mut Vec<(Identity, Labels)>,
+) -> Option<()> {
+    if let Some((cluster, name)) = keys::parse_node(key) {
+        nodes.push(records::node(NodeName { cluster, name }, value).ok()?);
+    } else if let Some((_, address, None)) = keys::parse_ip(key) {
+        addresses.push((address, records::address(address, value).ok()?));
+    } else {
+        let number = key.strip_prefix(keys::IDENTITIES)?.strip_prefix("/id/")?.parse().ok()?;
+        let labels = Labels::from_sorted_list(std::str::from_utf8(value).ok()?).ok()?;
+        identities.push((Identity(number), labels));
+    }
+    Some(())
 }
 
 impl MemoryWriter {
@@ -280,10 +329,30 @@ mod tests {
             memory.identity(Identity(301), None);
         })
         .await;
-        let Remembered { nodes, addresses, identities } = recall_from(store, "c", None).await.unwrap().remembered;
+        let Remembered { nodes, addresses, identities, .. } = recall_from(store, "c", None).await.unwrap().remembered;
         assert_eq!((nodes.len(), &nodes[0].name), (1, &name()));
         assert_eq!(addresses, [(address, records::address(address, ADDRESS).unwrap())]);
         assert_eq!(identities, [(Identity(300), labels())]);
+    }
+
+    #[tokio::test]
+    async fn other_clusters_are_remembered_apart() {
+        let store = memory::open().0;
+        let east = ClusterName::new("east").unwrap();
+        noted(&store, "c", |memory| {
+            memory.identity(Identity(300), Some(&labels()));
+            let memory = memory.of_cluster(east);
+            memory.cluster_id(Some(7));
+            memory.node(&name(), Some(NODE));
+            memory.identity(Identity(7 << 16 | 300), Some(&labels()));
+        })
+        .await;
+        let remembered = recall_from(Arc::clone(&store), "c", None).await.unwrap().remembered;
+        assert_eq!((remembered.identities.len(), remembered.nodes.len()), (1, 0));
+        let of_east = &remembered.clusters[&east];
+        assert_eq!((of_east.id, of_east.nodes.len()), (Some(7), 1));
+        assert_eq!(of_east.identities, [(Identity(7 << 16 | 300), labels())]);
+        assert!(recall_from(store, "d", None).await.unwrap().remembered.clusters.is_empty());
     }
 
     #[tokio::test]

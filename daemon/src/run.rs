@@ -32,6 +32,8 @@ use crate::identities::IdentityAllocation;
 use crate::kernel::Kernel;
 use crate::lock::FolderLock;
 use crate::memory::{self, Memory, MemoryWriter, Remembered};
+use crate::mesh::claim::Claim;
+use crate::mesh::{self, Mesh};
 use crate::metered::Metered;
 use crate::node::Node;
 use crate::notices::{Notices, Regenerations};
@@ -172,6 +174,12 @@ async fn start(
     let mut stores = open_stores(&config).await?;
     let controllers = Controllers::default();
     stage.send_replace(Stage::Starting("waiting for the kvstore, to claim this node's address pools"));
+    let claim =
+        Claim { store: Arc::clone(&stores.shared), cluster: config.cluster_name.clone(), id: config.cluster.id };
+    if !stores.is_embedded {
+        claim.begin().await.context("check the cluster's id")?;
+        life.working.spawn("cluster's id", |shutdown| claim.keep(shutdown));
+    }
     let blocks = Blocks::new(Arc::clone(&stores.shared), &config.cluster_name, &config.node_name);
     let node = Node::find(&config, stores.local.as_ref(), &blocks).await?;
     let records = store::read(stores.local.as_ref()).await?;
@@ -193,6 +201,7 @@ async fn start(
     let health = start_health(&config, &node, &outputs, &controllers, &mut life.working);
     let (kernel_sender, kernel) = watch::channel(None);
     let contact = Contact::default();
+    let mesh = config.cluster.in_mesh().map(|_| mesh::Report::default());
     let agent = Arc::new(Agent {
         started,
         inputs: inputs.clone(),
@@ -204,6 +213,7 @@ async fn start(
         kvstore: Arc::clone(&stores.shared),
         blocks: blocks.clone(),
         contact: contact.clone(),
+        mesh: mesh.clone(),
         kvstore_counters: Arc::clone(&stores.counters),
         policy: PolicyStore::new(Arc::clone(&stores.shared)),
         plugin_calls,
@@ -216,7 +226,7 @@ async fn start(
     });
     stage.send_replace(Stage::Ready(agent));
 
-    let session = share(&config, &mut stores, &inputs, &outputs, &controllers, &contact, &mut life.working);
+    let session = share(&config, &mut stores, &inputs, &outputs, &controllers, &contact, mesh, &mut life.working);
     if !stores.is_embedded {
         let keeper = Keeper {
             blocks,
@@ -307,7 +317,7 @@ fn state_config(config: &Config, node: &Node) -> state::Config {
     state::Config {
         node: node.name.clone(),
         cluster: node.cluster.clone(),
-        cluster_id: 0,
+        cluster_id: config.cluster.id,
         node_ipv4: node.ipv4,
         node_ipv6: node.ipv6,
         ipv4_range: node.ipv4_range,
@@ -321,7 +331,11 @@ fn state_config(config: &Config, node: &Node) -> state::Config {
         },
         direct_routes: config.native.direct_routes,
         label_filter: config.label_filter.clone(),
-        policy: policy::Options { enforcement: config.enforcement, allow_localhost: config.allow_localhost },
+        policy: policy::Options {
+            enforcement: config.enforcement,
+            allow_localhost: config.allow_localhost,
+            cluster: config.cluster.in_mesh(),
+        },
         shares_subnets: !matches!(config.kvstore.shared, kvstore::Config::Embedded { .. }),
         quarantine: state::QUARANTINE,
         docker_grace: state::DOCKER_GRACE,
@@ -380,6 +394,7 @@ fn share(
     outputs: &watch::Receiver<Arc<Outputs>>,
     controllers: &Controllers,
     contact: &Contact,
+    mesh: Option<mesh::Report>,
     working: &mut Tasks,
 ) -> Session {
     let feed = PolicyFeed {
@@ -395,7 +410,19 @@ fn share(
         let controllers = controllers.clone();
         working.spawn_infallible("memory of the cluster", |shutdown| writer.run(shutdown, controllers));
     }
-    let Remembered { nodes, addresses, identities: known } = std::mem::take(&mut stores.remembered);
+    let Remembered { nodes, addresses, identities: known, clusters } = std::mem::take(&mut stores.remembered);
+    if let Some((own, report)) = config.cluster.in_mesh().zip(mesh) {
+        let others = Mesh {
+            folder: config.cluster.others.clone(),
+            own,
+            inputs: inputs.clone(),
+            grace: config.node_grace,
+            memory: stores.memory.clone(),
+            remembered: clusters,
+            report,
+        };
+        working.spawn_infallible("other clusters", |shutdown| others.run(shutdown));
+    }
     // What others may have taken while this node had no lease is announced when the keeper of its blocks has compared.
     let guarded: &[&str] = if stores.is_embedded { &[] } else { &[kvstore::keys::NODES, kvstore::keys::IPS] };
     let options = session::Options { ttl: config.kvstore.lease_ttl, guarded, ..session::Options::default() };
@@ -421,7 +448,7 @@ fn share(
     // In a cluster a node that lost its lease must not be believed in any more when numbers that it may still use are given
     // to others.
     let pace = if stores.is_embedded { EMBEDDED_PACE } else { CLUSTER_PACE };
-    let range = Identity::MIN_ALLOCATED..=Identity::MAX_ALLOCATED;
+    let range = Identity::allocated_by(config.cluster.id);
     let options = allocator::Options {
         choice: pace.choice,
         grace: if stores.is_embedded { pace.grace } else { pace.grace.max(config.node_grace * 2) },

@@ -4,7 +4,7 @@
 
 use crate::agent::Agent;
 use crate::kernel::Kernel;
-use api::status::{IpamStatus, MonitorStatus, Part, PoolUse, State, Status};
+use api::status::{IpamStatus, MeshState, MonitorStatus, Part, PoolUse, State, Status};
 use datapath::GeneveBy;
 use model::EndpointState;
 use model::desired::Object;
@@ -39,6 +39,7 @@ pub async fn gather(agent: &Agent) -> Status {
         .cloned();
     Status {
         cluster_health: cluster_health(agent),
+        cluster_mesh: agent.mesh.as_ref().map(crate::mesh::Report::report),
         cilium: worst.unwrap_or_else(|| part(State::Ok, "OK")),
         kvstore,
         kvstore_contact: agent.contact.report(),
@@ -132,7 +133,14 @@ fn warnings(agent: &Agent, outputs: &Outputs) -> Vec<Part> {
         let count = outputs.view.doubts.len();
         part(State::Warning, format!("{count} claims of other nodes are not believed, such as of {whose}: {why}"))
     });
-    at_start.chain(records).chain(fault).chain(doubts).collect()
+    let mesh = agent.mesh.as_ref().map(|mesh| mesh.report()).unwrap_or_default();
+    let folder = mesh.fault.map(|fault| part(State::Warning, fault));
+    let failing = mesh.clusters.into_iter().filter(|cluster| cluster.state == MeshState::Failing);
+    let failing = failing.map(|cluster| {
+        let reason = cluster.reason.unwrap_or_default();
+        part(State::Warning, format!("cluster {} is not followed: {reason}", cluster.name))
+    });
+    at_start.chain(records).chain(fault).chain(doubts).chain(folder).chain(failing).collect()
 }
 
 fn datapath(kernel: Option<&Kernel>, outputs: &Outputs) -> Part {

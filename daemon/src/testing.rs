@@ -27,10 +27,15 @@ impl Drop for Brain {
 impl Brain {
     /// A restored node with nothing on it.
     pub async fn begin() -> Brain {
+        Brain::begin_in("default", 0).await
+    }
+
+    /// The same in a cluster with this name and id.
+    pub async fn begin_in(cluster: &str, cluster_id: u8) -> Brain {
         let config = state::Config {
             node: "n1".to_owned(),
-            cluster: "default".to_owned(),
-            cluster_id: 0,
+            cluster: cluster.to_owned(),
+            cluster_id,
             node_ipv4: None,
             node_ipv6: None,
             ipv4_range: "10.15.0.0/16".parse().ok(),

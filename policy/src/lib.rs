@@ -38,6 +38,7 @@ pub use engine::{Engine, Resolver, Share};
 pub use entity::Entity;
 pub use fault::{Errors, Fault};
 pub use limits::Limits;
+pub use model::ClusterName;
 pub use peer::{Peer, PeerSelector};
 pub use repository::Repository;
 pub use resolve::{AllowLocalhost, Enforcement, Options};

@@ -34,7 +34,7 @@ pub use outputs::{
     PoolView, SyncState, Timestamp, View,
 };
 pub use rejected::{Rejected, RejectedKind};
-pub use shared::read as shared_records;
+pub use shared::{cluster as cluster_record, read as shared_records};
 
 use endpoints::Endpoints;
 use identities::Identities;

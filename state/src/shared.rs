@@ -131,6 +131,12 @@ pub(crate) fn node(
     write(&record).map(|text| (key, text)).into_iter().collect()
 }
 
+/// What the cluster tells of itself.
+pub fn cluster(name: &str, id: u8) -> String {
+    let capabilities = serde_json::json!({"maxConnectedClusters": read::MAX_CLUSTERS});
+    serde_json::json!({"id": id, "name": name, "capabilities": capabilities}).to_string()
+}
+
 /// An endpoint, and those of its addresses that are to be told.
 pub(crate) fn endpoint(config: &Config, endpoint: &Endpoint, tell: impl Fn(IpAddr) -> bool) -> Entries {
     let record = EndpointRecord {

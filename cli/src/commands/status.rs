@@ -5,7 +5,10 @@ use crate::failure::Failure;
 use crate::render::cell::row;
 use crate::render::{BOLD, Cell, GREEN, Layout, Page, RED, Table, YELLOW};
 use api::health::Health;
-use api::status::{Controller, IpamStatus, KvstoreContact, MonitorStatus, Part, PluginCall, PoolUse, State, Status};
+use api::status::{
+    ClusterMesh, Controller, IpamStatus, KvstoreContact, MeshState, MonitorStatus, Part, PluginCall, PoolUse, State,
+    Status,
+};
 use std::net::IpAddr;
 
 /// Show whether the agent and everything it relies on is well
@@ -101,6 +104,9 @@ fn page(status: &Status, detail: Detail, health: Option<&Health>) -> Page {
     head.row([Cell::from("Datapath:"), part(&status.datapath)]);
     head.row([Cell::from("Masquerading:"), part(&status.masquerade)]);
     head.row([Cell::from("Routing:"), part(&status.routing)]);
+    if let Some(mesh) = &status.cluster_mesh {
+        cluster_mesh(&mut head, mesh, detail.everything);
+    }
     head.row([Cell::from("Cilium:"), part(&status.cilium)]);
     node_monitor(&mut head, status.node_monitor.as_ref());
     head.row([Cell::from("IPAM:"), ipam(&status.ipam)]);
@@ -147,6 +153,32 @@ fn cluster_health(health: &Part) -> Cell {
         State::Disabled => part(health),
         State::Ok => Cell::styled(&health.msg, GREEN),
         State::Warning | State::Failure => Cell::styled(&health.msg, YELLOW),
+    }
+}
+
+/// Those that do not go well are named, and all on demand.
+fn cluster_mesh(table: &mut Table, mesh: &ClusterMesh, all: bool) {
+    let ready = mesh.clusters.iter().filter(|cluster| cluster.state == MeshState::Ready).count();
+    let fault = mesh.fault.as_ref().map(|fault| format!("; {fault}")).unwrap_or_default();
+    table.row(row!["ClusterMesh:", format!("{ready}/{} clusters ready{fault}", mesh.clusters.len())]);
+    for cluster in mesh.clusters.iter().filter(|cluster| all || cluster.state != MeshState::Ready) {
+        let (state, style) = match cluster.state {
+            MeshState::Ready => ("ready", GREEN),
+            MeshState::Connecting => ("connecting", YELLOW),
+            MeshState::Failing => ("failing", RED),
+        };
+        let id = cluster.id.map(|id| format!(" (id {id})")).unwrap_or_default();
+        let (nodes, endpoints, identities) = (cluster.nodes, cluster.endpoints, cluster.identities);
+        let counts = format!(", {nodes} nodes, {endpoints} endpoints, {identities} identities");
+        let past = match (&cluster.last_failure_msg, cluster.failures) {
+            (Some(last), failures) if cluster.state != MeshState::Failing => {
+                format!(", failed {failures} times, last {}: {last}", ago(cluster.last_failure))
+            }
+            _ => String::new(),
+        };
+        let reason = cluster.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let text = Cell::from(format!("{}{id}: ", cluster.name)).then_styled(state, style);
+        table.row([Cell::from(""), text.then(&format!("{reason}{counts}{past}"))]);
     }
 }
 

@@ -180,8 +180,11 @@ pub fn trace(agent: &Agent, request: &Request) -> Result<Response<Body>, Refusal
     let outputs = agent.snapshot();
     let question =
         policy::trace::Question { from: &from, to: &to, dports: &dports, request: None, verbose: body.verbose };
-    let options =
-        policy::Options { enforcement: outputs.view.policy.enforcement, allow_localhost: agent.config.allow_localhost };
+    let options = policy::Options {
+        enforcement: outputs.view.policy.enforcement,
+        allow_localhost: agent.config.allow_localhost,
+        cluster: agent.config.cluster.in_mesh(),
+    };
     let answer = policy::trace::trace(&outputs.view.policy.repository, options, question);
     Ok(json(StatusCode::OK, &shape::TraceResult { log: answer.log, verdict: answer.verdict.to_string() }))
 }

@@ -14,13 +14,13 @@ const SETTLE: Duration = Duration::from_secs(1);
 const DOUBT: Duration = Duration::from_secs(30);
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Gone {
+pub(crate) enum Gone {
     Node(NodeName),
     Address(IpAddr),
 }
 
 #[derive(Debug)]
-pub(super) struct Departures {
+pub(crate) struct Departures {
     grace: Duration,
     /// Underlay addresses of the nodes that are there or leaving.
     underlay: BTreeMap<NodeName, BTreeSet<IpAddr>>,
@@ -35,7 +35,7 @@ pub(super) struct Departures {
 }
 
 impl Departures {
-    pub(super) fn new(grace: Duration) -> Departures {
+    pub(crate) fn new(grace: Duration) -> Departures {
         Departures {
             grace,
             underlay: BTreeMap::new(),
@@ -48,25 +48,33 @@ impl Departures {
     }
 
     /// How many nodes are there or leaving, and whether this one is.
-    pub(super) fn nodes(&self) -> usize {
+    pub(crate) fn nodes(&self) -> usize {
         self.underlay.len()
     }
 
-    pub(super) fn has_node(&self, name: &NodeName) -> bool {
+    pub(crate) fn has_node(&self, name: &NodeName) -> bool {
         self.underlay.contains_key(name)
     }
 
+    pub(crate) fn node_names(&self) -> impl Iterator<Item = &NodeName> {
+        self.underlay.keys()
+    }
+
+    pub(crate) fn all_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.homes.keys().copied()
+    }
+
     /// Likewise of addresses.
-    pub(super) fn addresses(&self) -> usize {
+    pub(crate) fn addresses(&self) -> usize {
         self.homes.len()
     }
 
-    pub(super) fn has_address(&self, address: &IpAddr) -> bool {
+    pub(crate) fn has_address(&self, address: &IpAddr) -> bool {
         self.homes.contains_key(address)
     }
 
     /// A node that comes back may take as long to write its addresses again as it had to come back.
-    pub(super) fn node_there(&mut self, node: &RemoteNode, now: Instant) {
+    pub(crate) fn node_there(&mut self, node: &RemoteNode, now: Instant) {
         if self.leaving_nodes.remove(&node.name).is_some() {
             let back = |home: Option<&IpAddr>| home.is_some_and(|home| node.addresses.contains(home));
             for (address, due) in &mut self.leaving_addresses {
@@ -78,18 +86,18 @@ impl Departures {
         self.underlay.insert(node.name.clone(), node.addresses.clone());
     }
 
-    pub(super) fn node_went(&mut self, name: NodeName, now: Instant) {
+    pub(crate) fn node_went(&mut self, name: NodeName, now: Instant) {
         if self.underlay.contains_key(&name) {
             self.leaving_nodes.entry(name).or_insert(now + self.grace);
         }
     }
 
-    pub(super) fn address_there(&mut self, address: IpAddr, node: IpAddr) {
+    pub(crate) fn address_there(&mut self, address: IpAddr, node: IpAddr) {
         self.leaving_addresses.remove(&address);
         self.homes.insert(address, node);
     }
 
-    pub(super) fn address_went(&mut self, address: IpAddr, now: Instant) {
+    pub(crate) fn address_went(&mut self, address: IpAddr, now: Instant) {
         if self.homes.contains_key(&address) {
             let due = now + self.patience(now);
             self.leaving_addresses.entry(address).or_insert(due);
@@ -103,7 +111,7 @@ impl Departures {
     }
 
     /// What was heard of them is old: everybody who is leaving has the whole time again.
-    pub(super) fn begin_anew(&mut self, now: Instant) {
+    pub(crate) fn begin_anew(&mut self, now: Instant) {
         if std::mem::replace(&mut self.begun, true) {
             self.doubted_until = Some(now + DOUBT);
         }
@@ -113,7 +121,7 @@ impl Departures {
     }
 
     /// When `take_due` has something to do next.
-    pub(super) fn next_due(&self) -> Option<Instant> {
+    pub(crate) fn next_due(&self) -> Option<Instant> {
         let nodes = self.leaving_nodes.values().copied();
         let held = self.held();
         let addresses = self.leaving_addresses.iter().filter(|(address, _)| !self.is_held(address, &held));
@@ -121,7 +129,7 @@ impl Departures {
     }
 
     /// Those whose time has come: first the nodes, with whom go the addresses that they left behind.
-    pub(super) fn take_due(&mut self, now: Instant) -> Vec<Gone> {
+    pub(crate) fn take_due(&mut self, now: Instant) -> Vec<Gone> {
         let (due, stay) = std::mem::take(&mut self.leaving_nodes).into_iter().partition(|(_, due)| *due <= now);
         self.leaving_nodes = stay;
         let due: BTreeMap<NodeName, Instant> = due;

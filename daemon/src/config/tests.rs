@@ -106,8 +106,29 @@ fn a_secret_in_an_address_is_not_printed() {
 }
 
 #[test]
-fn another_cluster_id_is_refused_and_not_ignored() {
-    assert_eq!(faults(&["--cluster-id=3"]).len(), 1);
+fn a_cluster_among_several_has_an_id_a_name_and_an_etcd() {
+    let etcd = ["--kvstore=etcd", "--kvstore-opt=etcd.address=127.0.0.1:2379"];
+    let with = |more: &[&'static str]| [&etcd[..], more].concat();
+    let refused = faults(&["--cluster-id=3"]);
+    assert!(refused.iter().any(|fault| fault.contains("cluster-name")), "{refused:?}");
+    assert!(refused.iter().any(|fault| fault.contains("--kvstore=etcd")), "{refused:?}");
+    for (id, name) in [("256", "a"), ("-1", "a"), ("x", "a"), ("3", "A"), ("3", "a_b"), ("0", "a.b")] {
+        let (id, name) = (format!("--cluster-id={id}"), format!("--cluster-name={name}"));
+        let all = [&etcd[..], &[id.as_str(), name.as_str()]].concat();
+        assert_eq!(faults(&all).len(), 1, "{all:?}");
+    }
+    let config = config(&with(&["--cluster-id=255", "--cluster-name=east-1"]));
+    assert_eq!(config.cluster.id, 255);
+    assert_eq!(config.cluster.in_mesh().map(|name| name.to_string()).as_deref(), Some("east-1"));
+    let labels = config.label_filter.container_labels(&Default::default()).to_string();
+    assert!(labels.contains("io.cilium.k8s.policy.cluster=east-1"), "{labels}");
+}
+
+#[test]
+fn a_cluster_without_an_id_has_the_identities_that_it_always_had() {
+    let config = config(&["--cluster-name=east"]);
+    assert_eq!(config.cluster.in_mesh(), None);
+    assert_eq!(config.label_filter.container_labels(&Default::default()).to_string(), "container:unlabelled");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::input::{NodeName, RemoteAddress, RemoteNode};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ipnetwork::IpNetwork;
-use model::Identity;
+use model::{Identity, Labels};
 use serde::Deserialize;
 use std::net::IpAddr;
 
@@ -69,6 +69,27 @@ struct IpRecord {
     identity: u32,
 }
 
+/// What a cluster tells of itself; other tools' records have no name in them.
+#[derive(Deserialize)]
+struct ClusterRecord {
+    name: Option<String>,
+    #[serde(default)]
+    id: u32,
+    capabilities: Option<Capabilities>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Capabilities {
+    max_connected_clusters: Option<u32>,
+}
+
+/// How many clusters can be one mesh: their ids have 8 bits.
+pub(super) const MAX_CLUSTERS: u32 = 255;
+
+/// Largest record of a cluster, and largest list of labels.
+const MAX_CLUSTER: usize = 4 << 10;
+const MAX_LABELS: usize = 64 << 10;
 /// Largest record of a node, and of an address.
 const MAX_NODE: usize = 64 << 10;
 const MAX_ADDRESS: usize = 4 << 10;
@@ -126,6 +147,32 @@ pub fn address(address: IpAddr, value: &[u8]) -> Result<RemoteAddress, RecordErr
     Ok(RemoteAddress { identity: Identity(record.identity), node })
 }
 
+/// Reads the id of the cluster that the key names.
+pub fn cluster(name: &str, value: &[u8]) -> Result<u8, RecordError> {
+    check_size(value, MAX_CLUSTER)?;
+    let record: ClusterRecord = serde_json::from_slice(value)?;
+    if let Some(found) = record.name.filter(|found| found != name) {
+        return Err(RecordError::OtherKey { found: format!("cluster {found:?}") });
+    }
+    if record.capabilities.is_some_and(|can| can.max_connected_clusters.is_some_and(|most| most != MAX_CLUSTERS)) {
+        return Err(RecordError::Content("its identities have another place for the cluster's id"));
+    }
+    let id = u8::try_from(record.id).ok().filter(|id| *id != 0);
+    id.ok_or(RecordError::Content("its id is none from 1 to 255"))
+}
+
+/// Reads which labels the number at the end of the key stands for.
+pub fn identity(number: &str, value: &[u8]) -> Result<(Identity, Labels), RecordError> {
+    check_size(value, MAX_LABELS)?;
+    let identity: u32 = number.parse().map_err(|_| RecordError::Content("its key ends in no number"))?;
+    if identity.to_string() != number {
+        return Err(RecordError::Content("its key spells the number in another way"));
+    }
+    let text = std::str::from_utf8(value).map_err(|_| RecordError::Content("its labels are no text"))?;
+    let labels = Labels::from_sorted_list(text).map_err(|_| RecordError::Content("its labels cannot be read"))?;
+    Ok((Identity(identity), labels))
+}
+
 fn prefix(cidr: Cidr) -> Option<IpNetwork> {
     let bytes = STANDARD.decode(cidr.mask).ok()?;
     let mask = match <[u8; 4]>::try_from(bytes.as_slice()) {
@@ -145,6 +192,13 @@ pub fn fuzz(data: &[u8]) {
     let Ok(key) = std::str::from_utf8(key) else { return };
     if let Ok(ip) = key.parse::<IpAddr>() {
         let _ = address(ip, value);
+    }
+    if let Ok(id) = cluster(key, value) {
+        assert!(id > 0);
+    }
+    if let Ok((number, labels)) = identity(key, value) {
+        assert_eq!(number.to_string(), key);
+        assert!(labels.len() <= value.len());
     }
     let name = NodeName { cluster: "default".to_owned(), name: key.to_owned() };
     if let Ok(read) = node(name.clone(), value) {
@@ -204,6 +258,30 @@ mod tests {
         assert!(matches!(address("10.64.1.8".parse().unwrap(), text), Err(RecordError::OtherKey { .. })));
         let text = br#"{"IP": "10.64.1.8", "ID": 300, "HostIP": null}"#;
         assert!(matches!(address("10.64.1.8".parse().unwrap(), text), Err(RecordError::Content(_))));
+    }
+
+    #[test]
+    fn a_cluster_tells_its_id() {
+        let own = crate::shared::cluster("a", 7);
+        assert_eq!(cluster("a", own.as_bytes()).unwrap(), 7);
+        assert!(matches!(cluster("b", own.as_bytes()), Err(RecordError::OtherKey { .. })));
+        // As Cilium writes it.
+        assert_eq!(cluster("a", br#"{"id":3,"capabilities":{"maxConnectedClusters":255}}"#).unwrap(), 3);
+        for bad in ["", "{}", "[]", r#"{"id":0}"#, r#"{"id":256}"#, r#"{"id":-1}"#, r#"{"id":"3"}"#] {
+            assert!(cluster("a", bad.as_bytes()).is_err(), "{bad}");
+        }
+        assert!(cluster("a", br#"{"id":3,"capabilities":{"maxConnectedClusters":511}}"#).is_err());
+    }
+
+    #[test]
+    fn identities_have_one_spelling() {
+        let (number, labels) = identity("131372", b"container:id=a;").unwrap();
+        assert_eq!((number, labels.to_string().as_str()), (Identity(131_372), "container:id=a"));
+        for (number, text) in
+            [("0300", "a:b=;"), ("x", "a:b=;"), ("4294967296", "a:b=;"), ("300", "\u{0};;"), ("", "a:b=;")]
+        {
+            assert!(identity(number, text.as_bytes()).is_err(), "{number} {text}");
+        }
     }
 
     #[test]

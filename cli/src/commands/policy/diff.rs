@@ -13,7 +13,7 @@ use api::identity::Identity;
 use api::policy::Policy;
 use policy::diff::{self, Change, Diff, Party};
 use policy::trace::Decision;
-use policy::{AllowLocalhost, Options, Repository};
+use policy::{AllowLocalhost, ClusterName, Options, Repository};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -88,12 +88,16 @@ impl Node {
         let enforcement = config.policy_enforcement.parse().map_err(strange)?;
         let always = config.options.get("allow-localhost").is_some_and(|value| value == "always");
         let allow_localhost = if always { AllowLocalhost::Always } else { AllowLocalhost::Policy };
+        // Without an id there are no others, and every endpoint is of the cluster.
+        let option = |name: &str| config.options.get(name).map_or("", |value| value.as_str());
+        let in_mesh = !matches!(option("cluster-id"), "" | "0");
+        let cluster = ClusterName::new(option("cluster-name")).ok().filter(|_| in_mesh);
         let rules = policy::rules_from_value(&policy.rules).map_err(strange)?;
         Ok(Node {
             endpoints,
             identities: identities.into_iter().map(|identity| (identity.id, identity)).collect(),
             flows,
-            options: Options { enforcement, allow_localhost },
+            options: Options { enforcement, allow_localhost, cluster },
             rules: Repository::from_rules(rules.into_iter().map(Arc::new), policy.revision),
         })
     }
@@ -172,7 +176,7 @@ const HOST: u32 = 1;
 
 /// Whether an identity was allocated for labels.
 fn is_allocated(identity: u32) -> bool {
-    (256..=65_535).contains(&identity)
+    identity < 1 << 24 && identity & 0xffff >= 256
 }
 
 fn flow_change(diff: &Diff, row: &CtRow, from: &Party, to: &Party) -> Option<FlowChange> {

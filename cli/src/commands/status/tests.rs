@@ -40,6 +40,7 @@ fn status() -> Status {
         routing: Part { state: State::Ok, msg: "vxlan, UDP port 8472".to_owned() },
         masquerade: Part { state: State::Disabled, msg: String::new() },
         cluster_health: ok("3/3 reachable   (2026-11-21T00:00:00.000Z, every 66s)"),
+        cluster_mesh: None,
         ipam: IpamStatus {
             ipv4: Some(PoolUse { pool: "10.15.0.0/16".into(), allocated: 3, capacity: "65533".into() }),
             ipv6: Some(PoolUse { pool: "f00d::a0f:0:0:0/112".into(), allocated: 1, capacity: "65535".into() }),
@@ -149,4 +150,35 @@ fn brief_names_the_worst_probe() {
     status.cilium.state = State::Failure;
     status.container_runtime.state = State::Ok;
     assert_eq!(plain(brief(&status)), "error in cilium: kvstore\n");
+}
+
+#[test]
+fn other_clusters_are_named_when_they_do_not_go_well() {
+    let cluster = |name: &str, state, reason: Option<&str>| api::status::RemoteCluster {
+        name: name.into(),
+        id: reason.is_none().then_some(7),
+        state,
+        reason: reason.map(str::to_owned),
+        nodes: 2,
+        endpoints: 5,
+        identities: 3,
+        failures: 1,
+        last_failure: Some(61),
+        last_failure_msg: Some("no answer".into()),
+    };
+    let clusters = vec![
+        cluster("east", MeshState::Ready, None),
+        cluster("west", MeshState::Failing, Some("this cluster has that id itself")),
+    ];
+    let mesh = ClusterMesh { fault: None, clusters };
+    let lines = |detail| {
+        let text = plain(page(&Status { cluster_mesh: Some(mesh.clone()), ..status() }, detail, None));
+        let mesh = text.lines().skip_while(|line| !line.starts_with("ClusterMesh:"));
+        mesh.take_while(|line| !line.starts_with("Cilium:")).map(str::trim).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let west = "west: failing: this cluster has that id itself, 2 nodes, 5 endpoints, 3 identities";
+    assert_eq!(lines(Detail::default()), ["ClusterMesh:            1/2 clusters ready", west]);
+    let east = "east (id 7): ready, 2 nodes, 5 endpoints, 3 identities, failed 1 times, last 1m1s ago: no answer";
+    let all = Detail { everything: true, ..Detail::default() };
+    assert_eq!(lines(all), ["ClusterMesh:            1/2 clusters ready", east, west]);
 }
