@@ -2,6 +2,7 @@
 //! real traffic. It asserts nothing itself.
 
 mod agent;
+mod clusters;
 mod docker;
 mod etcd;
 mod machine;
@@ -10,6 +11,7 @@ mod traffic;
 mod world;
 
 pub use agent::{Agent, binary, other_build};
+pub use clusters::{CLUSTERS, Clusters};
 pub use docker::{Container, Docker, Engine};
 pub use etcd::{ENDPOINTS, Etcd};
 pub use machine::{MACHINE4, MACHINE6, Machine, Process, WORLD4, WORLD6, text};

@@ -130,7 +130,7 @@ impl Nodes {
 }
 
 /// A machine on the underlay, with these addresses.
-fn machine(hub: &Machine, port: &str, addresses: &[String]) -> Result<Rc<Machine>> {
+pub(crate) fn machine(hub: &Machine, port: &str, addresses: &[String]) -> Result<Rc<Machine>> {
     let machine = Rc::new(Machine::bare()?);
     hub.join(port, &machine, "eth0")?;
     hub.run(&["ip", "link", "set", port, "master", "br0", "up"])?;

@@ -8,6 +8,7 @@ mod events;
 mod failures;
 mod lab;
 mod leaks;
+mod mesh;
 mod modes;
 mod policy;
 mod restart;
