@@ -11,7 +11,7 @@
 #include <linux/types.h>
 
 /* Raised when a key, a value or the meaning of one changes: pinned maps of another version cannot be taken over. */
-#define ABI_VERSION 3
+#define ABI_VERSION 4
 
 /* The host-side device of endpoint N has the interface number LXC_IFINDEX_BASE + N, so a device names its slot. */
 #define LXC_IFINDEX_BASE 0x10000
@@ -253,7 +253,8 @@ struct frag_entry {
 /*
  * A service number and a backend number name one frontend and one backend of this kernel: never 0, and not given to
  * another one while flows may remember it. They are indices into arrays after a modulo; the element says which number it
- * holds, so that what is remembered too long finds nothing instead of somebody else. Write backends, places and the
+ * holds, so that what is remembered too long finds nothing instead of somebody else. What is gone leaves its number
+ * there, without a family: the largest of an array is the largest that was given out. Write backends, places and the
  * reverse entry first, then the service; take them away, after a while, in the reverse order.
  */
 #define LB_SERVICES 262144
@@ -292,7 +293,7 @@ struct lb_service {
 	__u32 number;
 	__u32 first[2]; /* where its places begin in cilium_lb_places */
 	__u32 places[2]; /* how many those are; 0: flows are refused at once */
-	__u32 affinity; /* seconds for which a client stays with its backend after its last packet; 0: not at all */
+	__u32 affinity; /* jiffies for which a client's next flow goes where its last one went; 0: it is chosen anew */
 	__u8 kind; /* enum lb_kind */
 	__u8 flags; /* LB_MAGLEV, LB_SOURCE_RANGES, LB_LOOPBACK */
 	__u8 pad[6];
@@ -305,15 +306,12 @@ struct lb_row {
 	__u32 backend[LB_ROW];
 };
 
-/* New flows go elsewhere; those that rest on it go on. */
-#define LB_BACKEND_LEAVING 1
-
 /* cilium_lb_backends: ARRAY, number % LB_BACKENDS -> lb_backend. */
 struct lb_backend {
 	__u32 number; /* the whole one: another one means that this backend is gone */
 	__be16 port;
-	__u8 family;
-	__u8 flags; /* LB_BACKEND_* */
+	__u8 family; /* FAMILY_*, 0: it is gone */
+	__u8 pad;
 	__u8 address[16];
 };
 
@@ -321,7 +319,7 @@ struct lb_backend {
 struct lb_reverse {
 	__u32 number; /* the whole one: another one means that this service is gone */
 	__be16 port;
-	__u8 family;
+	__u8 family; /* FAMILY_*, 0: it is gone */
 	__u8 pad;
 	__u8 address[16];
 };
@@ -339,7 +337,7 @@ struct lb_affinity {
 	__u32 seen; /* jiffies, low 32 bits */
 };
 
-/* cilium_lb_affinity_match: HASH, lb_member -> __u32 that says nothing: the backend still is one of the service's. */
+/* cilium_lb_affinity_match: HASH, lb_member -> __u32 that says nothing: the backend still gets new flows of the service. */
 struct lb_member {
 	__u32 service; /* number */
 	__u32 backend; /* number */

@@ -17,6 +17,7 @@
  */
 #include "lib/arp.h"
 #include "lib/enter.h"
+#include "lib/lb.h"
 #include "lib/leave.h"
 #include "lib/neighbour.h"
 #include "lib/overlay.h"

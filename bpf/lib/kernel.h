@@ -27,7 +27,9 @@
 
 HELPER(void *, map_lookup_elem, void *map, const void *key);
 HELPER(long, map_update_elem, void *map, const void *key, const void *value, __u64 flags);
+HELPER(long, map_delete_elem, void *map, const void *key);
 HELPER(__u64, ktime_get_ns, void);
+HELPER(__u32, get_prandom_u32, void);
 HELPER(__u64, jiffies64, void);
 HELPER(__u32, get_smp_processor_id, void);
 HELPER(long, skb_load_bytes, const void *skb, __u32 offset, void *to, __u32 length);

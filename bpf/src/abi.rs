@@ -6,7 +6,7 @@
 
 pub use crate::endian::{Be16, Be32};
 
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 pub const LXC_IFINDEX_BASE: u32 = 65536;
 pub const LXC_SLOTS: u32 = 65536;
 pub const IDENTITY_HOST: u32 = 1;
@@ -51,7 +51,6 @@ pub const LB_LOOPBACK: u32 = 4;
 pub const LB_INTERNAL: u32 = 0;
 pub const LB_EXTERNAL: u32 = 1;
 pub const LB_ROW: u32 = 16;
-pub const LB_BACKEND_LEAVING: u32 = 1;
 pub const LB_SOURCE_SERVICE_BITS: u32 = 32;
 pub const METRIC_REASONS: u32 = 256;
 pub const REASON_FORWARDED: u32 = 0;
@@ -404,7 +403,7 @@ pub struct LbBackend {
     pub number: u32,
     pub port: Be16,
     pub family: u8,
-    pub flags: u8,
+    pub pad: u8,
     pub address: [u8; 16usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -414,7 +413,7 @@ const _: () = {
     ["Offset of field: LbBackend::number"][::core::mem::offset_of!(LbBackend, number) - 0usize];
     ["Offset of field: LbBackend::port"][::core::mem::offset_of!(LbBackend, port) - 4usize];
     ["Offset of field: LbBackend::family"][::core::mem::offset_of!(LbBackend, family) - 6usize];
-    ["Offset of field: LbBackend::flags"][::core::mem::offset_of!(LbBackend, flags) - 7usize];
+    ["Offset of field: LbBackend::pad"][::core::mem::offset_of!(LbBackend, pad) - 7usize];
     ["Offset of field: LbBackend::address"][::core::mem::offset_of!(LbBackend, address) - 8usize];
 };
 #[repr(C)]

@@ -28,6 +28,20 @@ pub mod map {
     pub const FRAG4: &str = "cilium_ipv4_frag_datagrams";
     /// LRU_HASH: `abi::Frag6Key` -> `abi::FragEntry`.
     pub const FRAG6: &str = "cilium_ipv6_frag_datagrams";
+    /// HASH: `abi::LbKey`, what is asked for -> `abi::LbService`.
+    pub const LB_SERVICES: &str = "cilium_lb_services";
+    /// ARRAY: place / `abi::LB_ROW` -> `abi::LbRow`, the backends that new flows are given to.
+    pub const LB_PLACES: &str = "cilium_lb_places";
+    /// ARRAY: backend number % `abi::LB_BACKENDS` -> `abi::LbBackend`.
+    pub const LB_BACKENDS: &str = "cilium_lb_backends";
+    /// ARRAY: service number % `abi::LB_SERVICES` -> `abi::LbReverse`.
+    pub const LB_REVERSE: &str = "cilium_lb_reverse";
+    /// LRU_HASH: `abi::LbClient` -> `abi::LbAffinity`.
+    pub const LB_AFFINITY: &str = "cilium_lb_affinity";
+    /// HASH: `abi::LbMember`, a backend that gets new flows of a service -> `u32` of no meaning.
+    pub const LB_AFFINITY_MATCH: &str = "cilium_lb_affinity_match";
+    /// LPM_TRIE: `abi::LbSource` -> `u32` of no meaning.
+    pub const LB_SOURCE_RANGE: &str = "cilium_lb_source_range";
     /// PERCPU_ARRAY: drop reason -> `abi::Metric`.
     pub const METRICS: &str = "cilium_metrics";
     /// ARRAY of one `abi::Runtime`.
@@ -36,7 +50,7 @@ pub mod map {
     pub const EVENTS: &str = "cilium_events";
 
     /// Every map of `CONTAINER`.
-    pub const ALL: [&str; 15] = [
+    pub const ALL: [&str; 22] = [
         LXC,
         POLICIES,
         POLICY,
@@ -49,6 +63,13 @@ pub mod map {
         CT6,
         FRAG4,
         FRAG6,
+        LB_SERVICES,
+        LB_PLACES,
+        LB_BACKENDS,
+        LB_REVERSE,
+        LB_AFFINITY,
+        LB_AFFINITY_MATCH,
+        LB_SOURCE_RANGE,
         METRICS,
         RUNTIME,
         EVENTS,

@@ -9,6 +9,7 @@ pub mod ipcache;
 pub mod metrics;
 pub mod policy;
 pub mod runtime;
+pub mod services;
 pub mod tunnel;
 
 use crate::syscall::{Map, MapInfo, map_info, open_pin};
@@ -50,6 +51,7 @@ pub struct Maps {
     pub ct6: Map<abi::Ct6Key, abi::CtEntry>,
     pub frag4: Map<abi::Frag4Key, abi::FragEntry>,
     pub frag6: Map<abi::Frag6Key, abi::FragEntry>,
+    pub services: services::ServiceMaps,
     pub metrics: Map<u32, abi::Metric>,
     pub runtime: Map<u32, abi::Runtime>,
     pub events: (OwnedFd, MapInfo),
@@ -72,6 +74,7 @@ impl Maps {
             ct6: open(directory, names::map::CT6)?,
             frag4: open(directory, names::map::FRAG4)?,
             frag6: open(directory, names::map::FRAG6)?,
+            services: services::ServiceMaps::open(directory)?,
             metrics: open(directory, names::map::METRICS)?,
             runtime: open(directory, names::map::RUNTIME)?,
             events: {
@@ -84,7 +87,7 @@ impl Maps {
     }
 
     /// Name and kernel facts of each map.
-    pub fn infos(&self) -> [(&'static str, MapInfo); 15] {
+    pub fn infos(&self) -> [(&'static str, MapInfo); 22] {
         use names::map;
         [
             (map::LXC, self.lxc.info()),
@@ -99,6 +102,13 @@ impl Maps {
             (map::CT6, self.ct6.info()),
             (map::FRAG4, self.frag4.info()),
             (map::FRAG6, self.frag6.info()),
+            (map::LB_SERVICES, self.services.services.info()),
+            (map::LB_PLACES, self.services.places.info()),
+            (map::LB_BACKENDS, self.services.backends.info()),
+            (map::LB_REVERSE, self.services.reverse.info()),
+            (map::LB_AFFINITY, self.services.affinity.info()),
+            (map::LB_AFFINITY_MATCH, self.services.members.info()),
+            (map::LB_SOURCE_RANGE, self.services.sources.info()),
             (map::METRICS, self.metrics.info()),
             (map::RUNTIME, self.runtime.info()),
             (map::EVENTS, self.events.1),

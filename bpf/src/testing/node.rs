@@ -26,7 +26,7 @@ pub struct Options {
     pub pins: Option<std::path::PathBuf>,
 }
 
-const SMALL: [(&str, u32); 9] = [
+const SMALL: [(&str, u32); 12] = [
     (map::CT4, 4096),
     (map::CT6, 4096),
     (map::IPCACHE, 4096),
@@ -35,6 +35,9 @@ const SMALL: [(&str, u32); 9] = [
     (map::IDENTITIES, 4096),
     (map::TUNNEL, 4096),
     (map::NODES, 4096),
+    (map::LB_SERVICES, 4096),
+    (map::LB_PLACES, 4096),
+    (map::LB_AFFINITY, 4096),
     (map::EVENTS, 1 << 20),
 ];
 
