@@ -277,12 +277,12 @@ enum lb_kind {
 	LB_HOST_PORT = 5,
 };
 
-/* The backend is found by a hash of the flow instead of a random number. */
+/* The backend is found by a hash of the flow instead of a random number, shifted by where the flow begins. */
 #define LB_MAGLEV 1
 /* Who comes from elsewhere must be in cilium_lb_source_range. */
-#define LB_SOURCE_RANGES 2
+#define LB_SOURCE_RANGES 4
 /* The address is one of this host's loopback ones: nobody but the host itself means it. */
-#define LB_LOOPBACK 4
+#define LB_LOOPBACK 8
 
 /* Indices into first, places: where a flow begins. */
 #define LB_INTERNAL 0 /* on a node: in a container or on the host */
@@ -295,12 +295,14 @@ struct lb_service {
 	__u32 places[2]; /* how many those are; 0: flows are refused at once */
 	__u32 affinity; /* jiffies for which a client's next flow goes where its last one went; 0: it is chosen anew */
 	__u8 kind; /* enum lb_kind */
-	__u8 flags; /* LB_MAGLEV, LB_SOURCE_RANGES, LB_LOOPBACK */
-	__u8 pad[6];
+	__u8 flags; /* LB_MAGLEV, LB_MAGLEV << LB_EXTERNAL, LB_SOURCE_RANGES, LB_LOOPBACK */
+	__u8 pad[2];
+	__u32 id; /* by which users know it; of no meaning here */
 };
 
 /* cilium_lb_places: ARRAY, place / LB_ROW -> lb_row: numbers of backends, 0 where nobody is. */
 #define LB_ROW 16
+#define LB_PLACE_ROWS 262144 /* unless the loader says otherwise */
 
 struct lb_row {
 	__u32 backend[LB_ROW];

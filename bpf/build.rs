@@ -10,7 +10,7 @@ const CLANGS: [&str; 9] =
     ["clang-19", "clang-18", "clang-17", "clang-16", "clang-15", "clang-14", "clang-21", "clang-20", "clang"];
 
 fn main() {
-    for watched in ["abi.h", "container.bpf.c", "lib", "bench"] {
+    for watched in ["abi.h", "container.bpf.c", "sock.bpf.c", "lib", "bench"] {
         println!("cargo::rerun-if-changed={watched}");
     }
     println!("cargo::rerun-if-env-changed=CLANG");
@@ -23,7 +23,9 @@ fn main() {
 fn build() -> Result<(), String> {
     let clang = find_clang()?;
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo set no OUT_DIR")?);
-    compile(&clang, Path::new("container.bpf.c"), &out.join("container.bpf.o"))?;
+    for object in ["container", "sock"] {
+        compile(&clang, Path::new(&format!("{object}.bpf.c")), &out.join(format!("{object}.bpf.o")))?;
+    }
     if std::env::var_os("CARGO_FEATURE_TESTING").is_some() {
         for probe in ["skeleton", "driver"] {
             compile(&clang, &Path::new("bench").join(format!("{probe}.bpf.c")), &out.join(format!("{probe}.bpf.o")))?;

@@ -17,7 +17,6 @@
 #include "kernel.h"
 
 /* Unless the loader says otherwise. */
-#define LB_PLACE_ROWS 262144
 #define LB_AFFINITY_ENTRIES 65536
 #define LB_MEMBERS 524288
 #define LB_SOURCE_ENTRIES 65536
@@ -98,7 +97,7 @@ static __always_inline __u32 lb_hash(const struct lb_question *q, __be16 source_
 {
 	__u64 half[2], hash;
 
-	if (!(q->service.flags & LB_MAGLEV))
+	if (!(q->service.flags & LB_MAGLEV << (q->from == LB_EXTERNAL ? LB_EXTERNAL : LB_INTERNAL)))
 		return bpf_get_prandom_u32();
 	memcpy(half, q->client.client, sizeof(half));
 	hash = (half[0] ^ 0x9e3779b97f4a7c15ULL) * 0xff51afd7ed558ccdULL;

@@ -46,11 +46,12 @@ pub const REPORT_SHIFT: u32 = 6;
 pub const LB_SERVICES: u32 = 262144;
 pub const LB_BACKENDS: u32 = 524288;
 pub const LB_MAGLEV: u32 = 1;
-pub const LB_SOURCE_RANGES: u32 = 2;
-pub const LB_LOOPBACK: u32 = 4;
+pub const LB_SOURCE_RANGES: u32 = 4;
+pub const LB_LOOPBACK: u32 = 8;
 pub const LB_INTERNAL: u32 = 0;
 pub const LB_EXTERNAL: u32 = 1;
 pub const LB_ROW: u32 = 16;
+pub const LB_PLACE_ROWS: u32 = 262144;
 pub const LB_SOURCE_SERVICE_BITS: u32 = 32;
 pub const METRIC_REASONS: u32 = 256;
 pub const REASON_FORWARDED: u32 = 0;
@@ -372,7 +373,8 @@ pub struct LbService {
     pub affinity: u32,
     pub kind: u8,
     pub flags: u8,
-    pub pad: [u8; 6usize],
+    pub pad: [u8; 2usize],
+    pub id: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -385,6 +387,7 @@ const _: () = {
     ["Offset of field: LbService::kind"][::core::mem::offset_of!(LbService, kind) - 24usize];
     ["Offset of field: LbService::flags"][::core::mem::offset_of!(LbService, flags) - 25usize];
     ["Offset of field: LbService::pad"][::core::mem::offset_of!(LbService, pad) - 26usize];
+    ["Offset of field: LbService::id"][::core::mem::offset_of!(LbService, id) - 28usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]

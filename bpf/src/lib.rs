@@ -12,5 +12,8 @@ mod pod;
 /// The ELF object with the programs of `names::program` and the maps of `names::map`, aligned as a parser wants it.
 pub static CONTAINER: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/container.bpf.o"));
 
+/// The ELF object with the programs of `names::socket`, likewise; the maps of services are those of `CONTAINER`.
+pub static SOCKETS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sock.bpf.o"));
+
 #[cfg(feature = "testing")]
 pub mod testing;

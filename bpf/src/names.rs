@@ -1,4 +1,4 @@
-//! The names by which maps, programs and knobs are found in `CONTAINER`, and under which maps are pinned.
+//! The names by which maps, programs and knobs are found in `CONTAINER` and `SOCKETS`, and under which maps are pinned.
 //!
 //! Owns the spelling; what each holds is `abi`'s, declared in `bpf/lib/*.h`.
 
@@ -42,6 +42,8 @@ pub mod map {
     pub const LB_AFFINITY_MATCH: &str = "cilium_lb_affinity_match";
     /// LPM_TRIE: `abi::LbSource` -> `u32` of no meaning.
     pub const LB_SOURCE_RANGE: &str = "cilium_lb_source_range";
+    /// LRU_HASH: `abi::LbPeer` -> `abi::LbAsked`; of `SOCKETS` alone.
+    pub const LB_REVERSE_SK: &str = "cilium_lb_reverse_sk";
     /// PERCPU_ARRAY: drop reason -> `abi::Metric`.
     pub const METRICS: &str = "cilium_metrics";
     /// ARRAY of one `abi::Runtime`.
@@ -95,8 +97,31 @@ pub mod program {
     pub const ALL: [&str; 6] = [FROM_CONTAINER, TO_CONTAINER, FROM_OVERLAY, TO_OVERLAY, FROM_UNDERLAY, CLOCK];
 }
 
+/// Programs of `SOCKETS`.
+pub mod socket {
+    /// Each with the kernel's number of its hook (`enum bpf_attach_type`). Those that turn backends' addresses back into
+    /// services' come first: they are attached in this order.
+    pub const ALL: [(&str, u32); 11] = [
+        ("sock_release", 34),
+        ("sock_getpeername4", 29),
+        ("sock_getpeername6", 30),
+        ("sock_recvmsg4", 19),
+        ("sock_recvmsg6", 20),
+        ("sock_post_bind4", 12),
+        ("sock_post_bind6", 13),
+        ("sock_sendmsg4", 14),
+        ("sock_sendmsg6", 15),
+        ("sock_connect4", 10),
+        ("sock_connect6", 11),
+    ];
+}
+
 /// Constants of the programs that the loader sets (`volatile const`, `u32` each); times are in jiffies.
 pub mod knob {
+    /// Of `SOCKETS`, a `u64`: cookie of the host's network namespace; unset none is the host's.
+    pub const HOST_NETNS: &str = "host_netns";
+    /// Of `SOCKETS`: 1 where programs can say with which error a call fails.
+    pub const TELLS_ERROR: &str = "tells_error";
     /// Interface number of slot 0; `abi::LXC_IFINDEX_BASE` unless set.
     pub const LXC_IFINDEX_BASE: &str = "lxc_ifindex_base";
     /// UDP ports, host order, that a container may not send to; 0: none. Unset 8472 and 6081.

@@ -4,8 +4,8 @@ use bpf::abi;
 use std::mem::size_of;
 
 /// Size, and every member with its offset, of a C struct.
-fn c_struct(name: &str) -> (usize, Vec<(String, usize)>) {
-    let types = types();
+fn c_struct(object: &[u8], name: &str) -> (usize, Vec<(String, usize)>) {
+    let types = types(object);
     let found = types
         .iter()
         .find(|t| t["kind"] == "STRUCT" && t["name"] == name)
@@ -20,10 +20,10 @@ fn c_struct(name: &str) -> (usize, Vec<(String, usize)>) {
 }
 
 /// The object's BTF, read by bpftool, which has no part in building it.
-fn types() -> Vec<serde_json::Value> {
+fn types(bytes: &[u8]) -> Vec<serde_json::Value> {
     let directory = tempfile::tempdir().unwrap();
     let object = directory.path().join("container.bpf.o");
-    std::fs::write(&object, bpf::CONTAINER).unwrap();
+    std::fs::write(&object, bytes).unwrap();
     let output = std::process::Command::new("bpftool")
         .args(["-j", "btf", "dump", "file"])
         .arg(&object)
@@ -60,7 +60,7 @@ fn every_struct_is_its_twin() {
         "frag6_key" => Frag6Key { source, destination, id, protocol, pad },
         "frag_entry" => FragEntry { source_port, destination_port, seen },
         "lb_key" => LbKey { address, port, protocol, family },
-        "lb_service" => LbService { number, first, places, affinity, kind, flags, pad },
+        "lb_service" => LbService { number, first, places, affinity, kind, flags, pad, id },
         "lb_row" => LbRow { backend },
         "lb_backend" => LbBackend { number, port, family, pad, address },
         "lb_reverse" => LbReverse { number, port, family, pad, address },
@@ -76,8 +76,13 @@ fn every_struct_is_its_twin() {
             captured, cpu, pad, packet
         },
     };
-    for (name, size, members) in twins {
-        let (c_size, c_members) = c_struct(name);
+    let sockets = twins! {
+        "lb_peer" => LbPeer { cookie, address, port, family, pad },
+        "lb_asked" => LbAsked { address, port, family, pad, service },
+    };
+    let all = twins.map(|twin| (bpf::CONTAINER, twin)).into_iter().chain(sockets.map(|twin| (bpf::SOCKETS, twin)));
+    for (object, (name, size, members)) in all {
+        let (c_size, c_members) = c_struct(object, name);
         assert_eq!(size, c_size, "struct {name}");
         let members: Vec<(String, usize)> = members.into_iter().map(|(n, o)| (n.to_owned(), o)).collect();
         assert_eq!(members, c_members, "struct {name}");
@@ -134,6 +139,15 @@ fn names_are_those_of_the_object() {
     let mut programs: Vec<&String> = object.programs.keys().collect();
     programs.sort();
     let mut expected = bpf::names::program::ALL;
+    expected.sort_unstable();
+    assert_eq!(programs, expected);
+    let object = aya_obj::Object::parse(bpf::SOCKETS).unwrap();
+    let pinned = object.maps.keys().filter(|name| !name.starts_with('.'));
+    let ours = |name: &&String| !bpf::names::map::ALL.contains(&name.as_str());
+    assert_eq!(pinned.filter(ours).collect::<Vec<_>>(), [bpf::names::map::LB_REVERSE_SK]);
+    let mut programs: Vec<&str> = object.programs.keys().map(String::as_str).collect();
+    programs.sort_unstable();
+    let mut expected = bpf::names::socket::ALL.map(|(name, _)| name);
     expected.sort_unstable();
     assert_eq!(programs, expected);
 }
