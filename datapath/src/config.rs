@@ -33,6 +33,15 @@ pub struct Config {
     pub attach: Attach,
     /// Where endpoints live that no container is behind; without it there can be none of them.
     pub own: Option<Arc<Namespace>>,
+    /// Places of the tables by which new flows find backends, of all services together; a service that changes needs
+    /// room for both tables for a moment.
+    pub lb_places_max: u32,
+    /// Have sockets talk to backends where they were given a service's address, so that no packet needs to be changed.
+    pub sockets: bool,
+    /// Whose processes' sockets: a directory of a cgroup2 file system; `None`: where it usually is, or mounted.
+    pub cgroup_root: Option<PathBuf>,
+    /// What sockets asked for that were given a backend, so many of them.
+    pub sock_reverse_max: u32,
     /// How often everything in the kernel is read again and compared.
     pub resync: Duration,
 }
@@ -54,6 +63,10 @@ impl Default for Config {
             timeouts: Timeouts::default(),
             attach: Attach::default(),
             own: None,
+            lb_places_max: 4_194_304,
+            sockets: true,
+            cgroup_root: None,
+            sock_reverse_max: 262_144,
             resync: Duration::from_secs(60),
         }
     }

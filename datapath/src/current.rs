@@ -3,10 +3,13 @@
 //!
 //! Owns the picture alone. Reading it from a kernel is `kernel`'s, comparing it with what is wanted is `plan`'s.
 
+pub mod services;
+
 use crate::NodeAddresses;
 use crate::operation::{Operation, TunnelKind};
 use ipnetwork::IpNetwork;
 use model::{EndpointId, Identity, IdentitySet, Ipcache, Mac, PolicyMap};
+use services::Services;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -128,6 +131,8 @@ pub struct Bpf {
     pub flows_stale: bool,
     /// The largest policy id that was ever given out.
     pub last_policy: u32,
+    /// The programs on the cgroup; `None`: there are none, nor pins of them.
+    pub sockets: Option<Attachment>,
 }
 
 /// What passes and what is masqueraded outside of our programs.
@@ -143,6 +148,7 @@ pub struct Firewall {
 pub struct Current {
     pub network: Network,
     pub bpf: Bpf,
+    pub services: Services,
     pub firewall: Firewall,
 }
 
@@ -211,7 +217,21 @@ impl Current {
             | Operation::RemovePolicy(..)
             | Operation::PutIpcache(..)
             | Operation::RemoveIpcache(_)
+            | Operation::AttachSockets
+            | Operation::DetachSockets
             | Operation::InvalidateFlows => self.bpf.record(operation),
+            Operation::PutBackend(..)
+            | Operation::WritePlaces(..)
+            | Operation::PutReverse(..)
+            | Operation::PutMember(..)
+            | Operation::PutSource(..)
+            | Operation::PutService(..)
+            | Operation::RemoveService(_)
+            | Operation::RemoveMember(..)
+            | Operation::RemoveSource(..)
+            | Operation::ReleasePlaces(..)
+            | Operation::RemoveReverse(..)
+            | Operation::RemoveBackend(_) => self.services.record(operation),
         }
     }
 }
@@ -349,6 +369,8 @@ impl Bpf {
                 self.ipcache.remove(prefix);
                 self.flows_stale = true;
             }
+            Operation::AttachSockets => self.sockets = Some(Attachment::Current),
+            Operation::DetachSockets => self.sockets = None,
             Operation::InvalidateFlows => self.flows_stale = false,
             _ => {}
         }

@@ -2,6 +2,7 @@
 //!
 //! It checks nothing; the invariants are the tests'.
 
+use crate::current::services::Services;
 use crate::current::{Bpf, Current, Firewall, Network};
 use crate::kernel::{Kernel, OperationError, ReadError};
 use crate::maps::MapError;
@@ -50,6 +51,11 @@ impl Kernel for Fake {
     fn bpf(&mut self, _: &Bpf) -> Result<Bpf, ReadError> {
         self.readable()?;
         Ok(self.state.bpf.clone())
+    }
+
+    fn services(&mut self) -> Result<Services, ReadError> {
+        self.readable()?;
+        Ok(self.state.services.as_if_read())
     }
 
     fn firewall(&mut self) -> Result<Firewall, ReadError> {

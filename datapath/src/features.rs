@@ -4,7 +4,7 @@ use crate::links;
 use crate::netlink::Netlink;
 use crate::netns::Namespace;
 use crate::operation::{LinkSpec, TunnelKind, TunnelSpec};
-use crate::syscall::{Instruction, create_map, knows_tcx, load_program, test_run};
+use crate::syscall::{Instruction, create_map, knows_tcx, load_program, load_socket_program, test_run};
 use crate::{GeneveBy, Tunnel, filters, links::ifindex};
 use model::{EndpointId, Mac};
 use std::io;
@@ -35,6 +35,12 @@ const BPF_FUNC_SKB_SET_TUNNEL_KEY: i32 = 21;
 const BPF_FUNC_SKB_ADJUST_ROOM: i32 = 50;
 const BPF_FUNC_JIFFIES64: i32 = 118;
 const BPF_FUNC_REDIRECT_PEER: i32 = 155;
+const BPF_FUNC_SET_RETVAL: i32 = 187;
+
+/// Hooks of cgroups (`enum bpf_attach_type`).
+const CONNECT: u32 = 10;
+const UDP_RECVMSG: u32 = 19;
+const GETPEERNAME: u32 = 29;
 
 /// Tries out everything that is needed. Leaves nothing behind. Empty: all is there.
 pub fn probe() -> Vec<Missing> {
@@ -122,6 +128,32 @@ pub fn changes_family() -> io::Result<bool> {
     ];
     // The packet of such a run is of neither family, which is found out after the flags.
     Ok(test_run(load_program(&program)?.as_fd())? as i32 != -libc::EINVAL)
+}
+
+/// Whether programs on a cgroup can say with which error a call fails (Linux 5.18); where not, it is EPERM.
+pub fn tells_error() -> bool {
+    let program = [
+        Instruction::set(1, -libc::ECONNREFUSED),
+        Instruction::call(BPF_FUNC_SET_RETVAL),
+        Instruction::set(0, 0),
+        Instruction::EXIT,
+    ];
+    load_socket_program(CONNECT, &program).is_ok()
+}
+
+/// What the kernel lacks of what sockets need to be served.
+pub fn sockets() -> Vec<Missing> {
+    let mut missing = Vec::new();
+    let hooks = [
+        (CONNECT, "programs on a cgroup (Linux 4.17)"),
+        (UDP_RECVMSG, "programs on a cgroup that see what is received (Linux 5.2)"),
+        (GETPEERNAME, "programs on a cgroup that see who is asked for (Linux 5.8)"),
+    ];
+    for (hook, what) in hooks {
+        let program = [Instruction::set(0, 1), Instruction::EXIT];
+        note(&mut missing, what, "CONFIG_CGROUP_BPF", load_socket_program(hook, &program).map(drop));
+    }
+    missing
 }
 
 /// Whether the kernel has a Geneve device that is of use, tried out in a namespace of its own; or why not.
@@ -215,5 +247,7 @@ mod tests {
     fn this_kernel_has_all() {
         assert_eq!(probe(), Vec::new());
         assert_eq!(lacks_vxlan(), None);
+        assert_eq!(sockets(), Vec::new());
+        assert!(tells_error());
     }
 }

@@ -130,7 +130,8 @@ fn prepare(config: &Config) -> Result<(Reconciler<Linux>, Parts), StartError> {
         Parts { maps: maps.clone(), table_clock, collector_clock, tunnel: config.tunnel, timeouts: config.timeouts };
     let kernel = Linux::new(maps, programs, Rules::beside(&config.native));
     let kernel = kernel.map_err(|source| StartError::Netlink { source })?.with_own(config.own.clone());
-    let settings = Settings { masquerade: config.masquerade, tunnel: config.tunnel, node: config.node };
+    let settings =
+        Settings { masquerade: config.masquerade, tunnel: config.tunnel, node: config.node, sockets: config.sockets };
     Ok((Reconciler::new(kernel, settings), parts))
 }
 

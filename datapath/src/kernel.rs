@@ -4,6 +4,7 @@ mod linux;
 
 pub use linux::Linux;
 
+use crate::current::services::Services;
 use crate::current::{Bpf, Firewall, Network};
 use crate::operation::Operation;
 
@@ -18,6 +19,9 @@ pub trait Kernel {
 
     /// Reads our maps and what is attached. `held` is what they held by all that is known: it only helps to be quick.
     fn bpf(&mut self, held: &Bpf) -> Result<Bpf, ReadError>;
+
+    /// Reads the maps of services.
+    fn services(&mut self) -> Result<Services, ReadError>;
 
     /// Finds out whether the firewall is as last written.
     fn firewall(&mut self) -> Result<Firewall, ReadError>;

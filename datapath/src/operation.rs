@@ -4,13 +4,14 @@
 //! deleting what is absent and making what is there already succeed. In which order they come is `plan`'s.
 
 use crate::NodeAddresses;
+use crate::current::services::{BackendNumber, Frontend, Places, ServiceNumber};
 use crate::current::{NodeNumber, PolicyId, Slot, Vtep};
 pub use crate::housing::HousingSpec;
 use ipnetwork::IpNetwork;
 use model::desired::{IpcacheEntry, Object};
-use model::{EndpointId, Identity, Mac, PolicyMap};
+use model::{EndpointId, Identity, L4Address, Mac, PolicyMap};
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// What an endpoint's pair of devices should be.
@@ -124,6 +125,28 @@ pub enum Operation {
     /// Has flows with one end elsewhere judged again.
     InvalidateFlows,
 
+    /// A backend has a number, on behalf of a frontend that needs it.
+    PutBackend(L4Address, BackendNumber, SocketAddr),
+    WritePlaces(L4Address, Places),
+    /// Tells what was asked for by a service number.
+    PutReverse(L4Address, ServiceNumber),
+    /// A client may be sent to the backend again.
+    PutMember(L4Address, ServiceNumber, BackendNumber),
+    /// Who comes from there may ask.
+    PutSource(L4Address, ServiceNumber, IpNetwork),
+    /// Has new flows follow the entry, all of which is there.
+    PutService(L4Address, Frontend),
+    RemoveService(L4Address),
+    RemoveMember(L4Address, ServiceNumber, BackendNumber),
+    RemoveSource(L4Address, ServiceNumber, IpNetwork),
+    /// The places from a row on may be given to others. Does nothing to the kernel.
+    ReleasePlaces(L4Address, u32),
+    RemoveReverse(L4Address, ServiceNumber),
+    RemoveBackend(BackendNumber),
+    /// Puts this build's programs on the cgroup; those of another build are replaced in place.
+    AttachSockets,
+    DetachSockets,
+
     /// Masquerades what leaves the node from these prefixes; none: no table at all.
     Masquerade(BTreeSet<IpNetwork>),
     /// Has the FORWARD chains of iptables accept packets from and to our devices.
@@ -135,8 +158,12 @@ pub enum Operation {
 pub enum Domain {
     Network,
     Bpf,
+    Services,
     Firewall,
 }
+
+/// What is taken away of services after nothing names it.
+pub const RETIRED: Object = Object::Node("former services");
 
 impl Operation {
     /// Whose failure it is when the operation fails.
@@ -181,6 +208,19 @@ impl Operation {
             Operation::RemovePolicy(..) => Object::Node("policies"),
             Operation::PutIpcache(prefix, _) | Operation::RemoveIpcache(prefix) => Object::Ipcache(*prefix),
             Operation::InvalidateFlows => Object::Node("flows"),
+            Operation::PutBackend(frontend, ..)
+            | Operation::WritePlaces(frontend, _)
+            | Operation::PutReverse(frontend, _)
+            | Operation::PutMember(frontend, ..)
+            | Operation::PutSource(frontend, ..)
+            | Operation::PutService(frontend, _)
+            | Operation::RemoveService(frontend) => Object::Service(*frontend),
+            Operation::RemoveMember(..)
+            | Operation::RemoveSource(..)
+            | Operation::ReleasePlaces(..)
+            | Operation::RemoveReverse(..)
+            | Operation::RemoveBackend(_) => RETIRED,
+            Operation::AttachSockets | Operation::DetachSockets => Object::Node("sockets"),
             Operation::Masquerade(_) => Object::Node("masquerade"),
             Operation::Forward => Object::Node("forward"),
         }
@@ -232,7 +272,21 @@ impl Operation {
             | Operation::RemovePolicy(..)
             | Operation::PutIpcache(..)
             | Operation::RemoveIpcache(_)
+            | Operation::AttachSockets
+            | Operation::DetachSockets
             | Operation::InvalidateFlows => Domain::Bpf,
+            Operation::PutBackend(..)
+            | Operation::WritePlaces(..)
+            | Operation::PutReverse(..)
+            | Operation::PutMember(..)
+            | Operation::PutSource(..)
+            | Operation::PutService(..)
+            | Operation::RemoveService(_)
+            | Operation::RemoveMember(..)
+            | Operation::RemoveSource(..)
+            | Operation::ReleasePlaces(..)
+            | Operation::RemoveReverse(..)
+            | Operation::RemoveBackend(_) => Domain::Services,
             Operation::Masquerade(_) | Operation::Forward => Domain::Firewall,
         }
     }

@@ -4,14 +4,16 @@
 
 mod endpoints;
 mod policies;
+mod services;
 mod tunnel;
 
-use crate::current::{Current, PolicyId};
+use crate::current::services::Frontend;
+use crate::current::{Attachment, Current, PolicyId};
 use crate::operation::Operation;
 use crate::{NodeAddresses, Tunnel};
 use ipnetwork::IpNetwork;
 use model::desired::{Datapath, Object};
-use model::{EndpointId, Identity, IdentitySet, Ipcache, PolicyMap};
+use model::{EndpointId, Identity, IdentitySet, Ipcache, L4Address, LoadBalancer, PolicyMap, SharedMap};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,6 +21,10 @@ use std::sync::Arc;
 /// A step of a round; they run in this order. Operations of one stage do not depend on each other.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Stage {
+    /// Places of services that turn away from backends and need nothing else ...
+    Relief,
+    /// ... and those services, with the ones that go: no new flow begins towards what is about to be cut off.
+    Relieve,
     /// Forwarding, the tunnel device, gateway addresses, unreachable pools: endpoints' routes name gateways as their source, and an address
     /// of a pool must not follow the default route in the time before its own route is there.
     Node,
@@ -48,6 +54,16 @@ pub enum Stage {
     Identities,
     /// Flows that rest on the addresses' former identities are judged again.
     IdentityFlows,
+    /// Backends of services, whose addresses have their identities by now ...
+    Backends,
+    /// ... the places at which new flows find them ...
+    Places,
+    /// ... what is said of the services by number ...
+    Frontends,
+    /// ... and the services themselves, of which each goes over in one write.
+    Services,
+    /// Who gets no new flows of a service any more, and from where it may not be asked any more.
+    Leave,
     /// Programs, on devices whose slots are complete. A program of another build that works on maps of its own is
     /// replaced here, when everything that it knows stands in the new maps too.
     Attach,
@@ -55,6 +71,8 @@ pub enum Stage {
     Raise,
     /// The host finds its way to the endpoints, here and elsewhere. Needs devices that are up, and gateways as sources.
     Reach,
+    /// Sockets are told of services, once all that are known stand there.
+    Sockets,
     /// The firewall around us.
     Firewall,
     /// Former gateways and pools, which no endpoint's route names any more.
@@ -80,6 +98,9 @@ pub struct Seen {
     pub hops: BTreeSet<IpNetwork>,
     /// The tables of other nodes that were noted last.
     noted_nodes: Option<Others>,
+    pub services: BTreeSet<L4Address>,
+    /// The services of the last snapshot that was noted.
+    noted_services: SharedMap<L4Address, Arc<LoadBalancer>>,
 }
 
 impl Seen {
@@ -103,6 +124,11 @@ impl Seen {
             self.hops.extend(desired.hops.keys());
             self.noted_nodes = Some(Others::of(desired));
         }
+        let services = &mut self.services;
+        self.noted_services.differences(&desired.services, |frontend, _, there| {
+            services.extend(there.map(|_| *frontend));
+        });
+        self.noted_services = desired.services.clone();
         let mut new = Vec::new();
         self.identities.differences(&desired.identities, |identity, here, _| {
             if here.is_none() {
@@ -178,6 +204,8 @@ pub struct Settings {
     pub tunnel: Tunnel,
     /// Of use where programs write the outer headers.
     pub node: NodeAddresses,
+    /// Have sockets talk to backends where they were given a service's address.
+    pub sockets: bool,
 }
 
 #[derive(Debug, Default)]
@@ -186,6 +214,8 @@ pub struct Plan {
     pub stages: BTreeMap<Stage, Vec<Operation>>,
     /// What cannot be had by any operation.
     pub failures: BTreeMap<Object, String>,
+    /// Of `failures` what there is no room for.
+    pub full: BTreeSet<Object>,
     /// The version of each identity's policy that is to be in force.
     pub policies: BTreeMap<Identity, PolicyId>,
     /// Versions of which the entries are those of a policy of the snapshot, but another object.
@@ -196,6 +226,10 @@ pub struct Plan {
     pub unfinished: bool,
     /// Nothing is to be done about other nodes.
     pub introduced: bool,
+    /// Frontends that are in the kernel as they are to be, and what is known of them beyond it.
+    pub known: Vec<(L4Address, Frontend)>,
+    /// What nothing names any more of services, to be taken away a while later.
+    pub retired: Vec<Operation>,
 }
 
 impl Plan {
@@ -233,6 +267,8 @@ pub fn plan(
     );
     identities(&mut plan, current, desired, seen, settings.tunnel);
     ipcache(&mut plan, current, desired, seen);
+    services::plan(&mut plan, &current.services, desired, seen);
+    sockets(&mut plan, current, settings);
     firewall(&mut plan, current, desired, seen, settings);
     plan
 }
@@ -324,6 +360,16 @@ fn ipcache(plan: &mut Plan, current: &Current, desired: &Datapath, seen: &Seen) 
     }
     if puts || (current.bpf.flows_stale && !forgets) {
         plan.add(Stage::IdentityFlows, Operation::InvalidateFlows);
+    }
+}
+
+fn sockets(plan: &mut Plan, current: &Current, settings: Settings) {
+    match current.bpf.sockets {
+        held if settings.sockets && held != Some(Attachment::Current) => {
+            plan.add(Stage::Sockets, Operation::AttachSockets);
+        }
+        Some(_) if !settings.sockets => plan.add(Stage::Sockets, Operation::DetachSockets),
+        _ => {}
     }
 }
 

@@ -8,16 +8,18 @@
 //! cilium/programs/<program>          what new devices get
 //! cilium/links/<endpoint>_<program>  tcx links (devices of kernels without tcx hold their programs themselves)
 //! cilium/links/dev<n>_<program>      of devices that are not ours, by number; without tcx the program itself, as a mark
+//! cilium/links/cgroup_<program>      on the cgroup of the node's processes
 //! cilium/links/0_<program>           those of the tunnel device, which has the number of an endpoint 0 (`links::TUNNEL`)
 //! ```
 
 mod layout;
+pub mod sockets;
 pub mod underlay;
 
 use crate::current::Attachment;
 use crate::filters::{self, Side};
 use crate::links::{TUNNEL, ifindex};
-use crate::maps::{MapError, Maps, policy};
+use crate::maps::{MapError, Maps, policy, services};
 use crate::netlink::{Netlink, NetlinkError, Refused};
 use crate::syscall::{self, Hook};
 use crate::{Attach, Config, GeneveBy, Tunnel, clock};
@@ -46,6 +48,8 @@ pub enum LoadError {
     Parse { source: aya_obj::ParseError },
     #[error("make room for map {map} of another layout")]
     Replace { map: String, source: io::Error },
+    #[error("open the cgroup {path}")]
+    Cgroup { path: PathBuf, source: io::Error },
     #[error("load the maps")]
     Maps { source: aya::EbpfError },
     #[error("program {program} is missing from the compiled object")]
@@ -72,6 +76,8 @@ pub enum AttachError {
     Underlay { program: &'static str, ifindex: u32, source: io::Error },
     #[error("change the filter of the device number {ifindex}")]
     UnderlayFilter { ifindex: u32, source: Refused },
+    #[error("attach {program} to the cgroup {cgroup}")]
+    Cgroup { program: &'static str, cgroup: PathBuf, source: io::Error },
     #[error("attach the filters of endpoint {endpoint}")]
     Filter { endpoint: EndpointId, source: Refused },
     #[error("list pinned links in {path}")]
@@ -96,6 +102,7 @@ pub struct Programs {
     hooks: [Loaded; 2],
     tunnel_hooks: [Loaded; 2],
     underlay: Loaded,
+    sockets: Option<sockets::Sockets>,
     clock: OwnedFd,
     links: PathBuf,
     /// Otherwise by clsact.
@@ -137,6 +144,7 @@ pub fn load(config: &Config) -> Result<(Programs, Maps), LoadError> {
     let (to_overlay, to_overlay_id) = load(program::TO_OVERLAY)?;
     let (underlay, underlay_id) = load(program::FROM_UNDERLAY)?;
     let (clock, _) = load(program::CLOCK)?;
+    let sockets = config.sockets.then(|| sockets::load(config, &directory, &entries(config))).transpose()?;
     let maps = Maps::open(&directory)?;
     former.restore(&maps)?;
     let tcx = match config.attach {
@@ -160,7 +168,7 @@ pub fn load(config: &Config) -> Result<(Programs, Maps), LoadError> {
     ];
     let underlay =
         Loaded { name: program::FROM_UNDERLAY, hook: ingress, side: Side::Ingress, fd: underlay, id: underlay_id };
-    Ok((Programs { hooks, tunnel_hooks, underlay, clock, links, tcx }, maps))
+    Ok((Programs { hooks, tunnel_hooks, underlay, sockets, clock, links, tcx }, maps))
 }
 
 /// Mounts a BPF file system where there is none.
@@ -176,14 +184,16 @@ fn mount(path: &Path) -> Result<(), LoadError> {
 }
 
 /// The sizes that the configuration sets.
-fn entries(config: &Config) -> [(&'static str, u32); 5] {
-    use bpf::names::map::{CT4, CT6, IPCACHE, IPCACHE_LPM, POLICY};
+fn entries(config: &Config) -> [(&'static str, u32); 7] {
+    use bpf::names::map::{CT4, CT6, IPCACHE, IPCACHE_LPM, LB_PLACES, LB_REVERSE_SK, POLICY};
     [
         (CT4, config.conntrack_max_v4),
         (CT6, config.conntrack_max_v6),
         (POLICY, config.policy_max),
         (IPCACHE, config.ipcache_max),
         (IPCACHE_LPM, config.ipcache_max),
+        (LB_PLACES, config.lb_places_max.div_ceil(abi::LB_ROW)),
+        (LB_REVERSE_SK, config.sock_reverse_max),
     ]
 }
 
@@ -238,6 +248,27 @@ impl Programs {
     /// The program that tells the time, for other threads.
     pub fn clock(&self) -> io::Result<OwnedFd> {
         self.clock.try_clone()
+    }
+
+    /// What is on the cgroup of the node's processes; `None`: nothing, and no pins.
+    pub fn sockets(&self) -> Result<Option<Attachment>, AttachError> {
+        match &self.sockets {
+            Some(sockets) => sockets.attachment(&self.links),
+            None => {
+                let pins = sockets::pinned(&self.links);
+                let pins = pins.map_err(|source| AttachError::List { path: self.links.clone(), source })?;
+                Ok((!pins.is_empty()).then_some(Attachment::Outdated))
+            }
+        }
+    }
+
+    /// Has sockets served.
+    pub fn attach_sockets(&self) -> Result<(), AttachError> {
+        self.sockets.as_ref().map_or(Ok(()), |sockets| sockets.attach(&self.links))
+    }
+
+    pub fn detach_sockets(&self) -> Result<(), AttachError> {
+        sockets::detach(&self.links)
     }
 
     /// The programs of an endpoint's device, or of the tunnel's.
@@ -377,6 +408,7 @@ impl layout::Former {
     /// Carries into new maps what must outlive the former ones.
     fn restore(self, maps: &Maps) -> Result<(), LoadError> {
         policy::begin_after(maps, self.last_policy)?;
+        services::begin_after(&maps.services, self.last_service, self.last_backend)?;
         self.copy_flows(maps);
         Ok(())
     }

@@ -2,14 +2,15 @@
 //!
 //! Owns attempts and their pacing. When a round runs is `worker`'s, what it does in which order is `plan`'s.
 
+use crate::current::services::{Frontend, Places, Services};
 use crate::current::{Attachment, Bpf, Current, PolicyId};
 use crate::kernel::{Kernel, OperationError};
 use crate::maps::MapError;
-use crate::operation::{Domain, Operation};
+use crate::operation::{Domain, Operation, RETIRED};
 use crate::plan::{Introduced, Seen, Settings, Stage, plan};
 use model::desired::{Datapath, Failure, IpcacheEntry, Object, Status};
-use model::{Column, EndpointId, Identity, Ipcache, PolicyMap};
-use std::collections::{BTreeMap, BTreeSet};
+use model::{Column, EndpointId, Identity, Ipcache, L4Address, LoadBalancer, PolicyMap, SharedMap};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,10 @@ pub struct Reconciler<K> {
     failing: BTreeMap<Object, Attempts>,
     /// Old policy versions, and when they may go.
     sweep: Option<(Instant, Vec<Operation>)>,
+    /// What nothing names any more of services, and when it may go; in order of time.
+    retired: VecDeque<(Instant, Vec<Operation>)>,
+    /// Something of services could not be done: what is read is to be compared with the snapshot as a whole.
+    doubtful: bool,
     /// Identities that an address, an endpoint or belief lost not long ago, and when packets of theirs have arrived.
     fading: BTreeMap<Identity, Instant>,
     /// When to look again at what waits for peers to come to rest.
@@ -79,11 +84,13 @@ impl<K: Kernel> Reconciler<K> {
             kernel,
             settings,
             current: Current::default(),
-            unread: BTreeSet::from([Domain::Network, Domain::Bpf, Domain::Firewall]),
+            unread: BTreeSet::from([Domain::Network, Domain::Bpf, Domain::Services, Domain::Firewall]),
             seen: Seen::default(),
             introduced: None,
             failing: BTreeMap::new(),
             sweep: None,
+            retired: VecDeque::new(),
+            doubtful: false,
             fading: BTreeMap::new(),
             unfinished: None,
             realised: 0,
@@ -110,6 +117,10 @@ impl<K: Kernel> Reconciler<K> {
             let mut plan = plan(&self.current, desired, &self.seen, &fading, introduced.is_some(), self.settings);
             self.introduced = plan.introduced.then(|| introduced.unwrap_or_else(|| Introduced::of(desired)));
             round.failed.append(&mut plan.failures);
+            round.full.append(&mut plan.full);
+            for (address, frontend) in plan.known.drain(..) {
+                self.current.services.note_frontend(address, frontend);
+            }
             self.adopt(std::mem::take(&mut plan.adopted));
             if plan.identities_are_same {
                 self.current.bpf.identities = desired.identities.clone();
@@ -117,15 +128,20 @@ impl<K: Kernel> Reconciler<K> {
             self.unfinished = plan.unfinished.then_some(now + REST);
             self.sweep = self.sweep.take().or(plan.stages.remove(&Stage::Sweep).map(|list| (now + GRACE, list)));
             plan.stages.remove(&Stage::Sweep);
+            if !plan.retired.is_empty() {
+                self.retired.push_back((now + GRACE, std::mem::take(&mut plan.retired)));
+            }
             for operations in plan.stages.into_values() {
                 self.carry_out(operations, desired, now, &mut round);
             }
             self.share(&desired.ipcache);
+            self.share_services(&desired.services, &round);
             self.realised = desired.revision;
         }
-        let sweeping = self.sweep.is_some();
+        let (sweeping, retiring) = (self.sweep.is_some(), !self.retired.is_empty());
         self.failing.retain(|object, attempts| {
-            let stays = round.failed.contains_key(object) || sweeping && *object == SWEEPER;
+            let comes = sweeping && *object == SWEEPER || retiring && *object == RETIRED;
+            let stays = round.failed.contains_key(object) || comes;
             if !stays {
                 tracing::info!(%object, attempts = attempts.failure.attempts, "as desired again");
             }
@@ -135,8 +151,14 @@ impl<K: Kernel> Reconciler<K> {
         self.status()
     }
 
-    /// Deletes the policy versions that were found to be needed no more, if it is time.
+    /// Deletes the policy versions, and what of services, was found to be needed no more, if it is time.
     pub fn sweep(&mut self, now: Instant) {
+        while let Some((_, operations)) = self.retired.pop_front_if(|(due, _)| *due <= now) {
+            let mut round = Round::default();
+            self.carry_out(operations, &Datapath::default(), now, &mut round);
+            self.failing.retain(|object, _| *object != RETIRED || round.failed.contains_key(object));
+            self.count(&round, now);
+        }
         if let Some((_, operations)) = self.sweep.take_if(|(due, _)| *due <= now) {
             let mut round = Round::default();
             self.carry_out(operations, &Datapath::default(), now, &mut round);
@@ -147,7 +169,8 @@ impl<K: Kernel> Reconciler<K> {
 
     /// When something is due without a new snapshot: an attempt at what failed or is unfinished, or a sweep.
     pub fn due(&self) -> Option<Instant> {
-        self.retries().chain(self.sweep.iter().map(|(due, _)| *due)).min()
+        let sweeps = self.sweep.iter().chain(self.retired.front()).map(|(due, _)| *due);
+        self.retries().chain(sweeps).min()
     }
 
     /// Whether an attempt at something that failed or is unfinished is due.
@@ -157,10 +180,10 @@ impl<K: Kernel> Reconciler<K> {
 
     /// A sweep that is to come is the next attempt at the one that failed.
     fn retries(&self) -> impl Iterator<Item = Instant> {
-        let sweeping = self.sweep.is_some();
+        let (sweeping, retiring) = (self.sweep.is_some(), !self.retired.is_empty());
         self.failing
             .iter()
-            .filter(move |(object, _)| !sweeping || **object != SWEEPER)
+            .filter(move |(object, _)| (!sweeping || **object != SWEEPER) && (!retiring || **object != RETIRED))
             .map(|(_, attempts)| attempts.due)
             .chain(self.unfinished)
     }
@@ -186,6 +209,7 @@ impl<K: Kernel> Reconciler<K> {
             let object = Object::Node(match domain {
                 Domain::Network => "network",
                 Domain::Bpf => "maps",
+                Domain::Services => "service maps",
                 Domain::Firewall => "firewall",
             });
             if let Some(attempts) = self.failing.get(&object).filter(|attempts| attempts.due > now) {
@@ -201,6 +225,7 @@ impl<K: Kernel> Reconciler<K> {
                     let last_node = self.current.bpf.last_node.max(read.last_node);
                     self.current.bpf = Bpf { last_node, ..read };
                 }),
+                Domain::Services => self.kernel.services().map(|read| self.take_over(read)),
                 Domain::Firewall => self.kernel.firewall().map(|read| self.current.firewall = read),
             };
             if let Err(error) = result {
@@ -208,7 +233,20 @@ impl<K: Kernel> Reconciler<K> {
                 self.unread.insert(domain);
             }
         }
-        !self.unread.contains(&Domain::Network) && !self.unread.contains(&Domain::Bpf)
+        [Domain::Network, Domain::Bpf, Domain::Services].iter().all(|domain| !self.unread.contains(domain))
+    }
+
+    /// Goes on from what was read of services, unless it is what was known.
+    fn take_over(&mut self, mut read: Services) {
+        let held = &self.current.services;
+        if !std::mem::take(&mut self.doubtful) && held.is_as_read(&read) {
+            return;
+        }
+        read.backends.last = read.backends.last.max(held.backends.last);
+        read.reverse.last = read.reverse.last.max(held.reverse.last);
+        self.current.services = read;
+        // It may speak of rows that are somebody else's by then; what is needed no more is found again.
+        self.retired.clear();
     }
 
     /// Where a version in the kernel says what is wanted, keeps the snapshot's copy: the next comparison is one of
@@ -236,13 +274,35 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
+    /// Has the picture of services say which of the snapshot's are in the kernel as they are wanted.
+    fn share_services(&mut self, desired: &SharedMap<L4Address, Arc<LoadBalancer>>, round: &Round) {
+        let services = &mut self.current.services;
+        let mut differ = Vec::new();
+        services.same.differences(desired, |address, _, wanted| differ.push((*address, wanted.is_some())));
+        services.same = desired.clone();
+        for (address, wanted) in differ {
+            let same = wanted && !round.failed.contains_key(&Object::Service(address));
+            if same {
+                services.strays.remove(&address);
+                continue;
+            }
+            services.same.remove(&address);
+            if services.frontends.contains_key(&address) {
+                services.strays.insert(address);
+            }
+        }
+    }
+
     fn carry_out(&mut self, operations: Vec<Operation>, desired: &Datapath, now: Instant, round: &mut Round) {
         let mut ready = Vec::with_capacity(operations.len());
         for operation in operations {
             match self.obstacle(&operation, now, round) {
                 None => ready.push(operation),
                 Some(Obstacle::None) => {}
-                Some(Obstacle::Failure(reason)) => self.fail(round, &operation, reason, desired),
+                Some(Obstacle::Failure(reason)) => {
+                    self.doubt(&operation);
+                    self.fail(round, &operation, reason, desired);
+                }
             }
         }
         if ready.is_empty() {
@@ -259,12 +319,21 @@ impl<K: Kernel> Reconciler<K> {
                 }
                 Err(error) => {
                     self.unread.insert(operation.domain());
+                    self.doubt(operation);
                     if is_full(&error) {
                         round.full.insert(operation.object());
                     }
                     self.fail(round, operation, chain(&*error), desired);
                 }
             }
+        }
+    }
+
+    /// What was not done of services is found again when everything is compared anew.
+    fn doubt(&mut self, operation: &Operation) {
+        if operation.domain() == Domain::Services {
+            self.unread.insert(Domain::Services);
+            self.doubtful = true;
         }
     }
 
@@ -336,6 +405,31 @@ impl<K: Kernel> Reconciler<K> {
             {
                 Some(Obstacle::Failure(format!("an endpoint could not be given its verdict on identity {identity}")))
             }
+            Operation::PutService(_, frontend) => {
+                let reason = unmet(&self.current.services, frontend)?;
+                Some(Obstacle::Failure(reason.to_owned()))
+            }
+            Operation::ReleasePlaces(address, row) => {
+                let used = self.current.services.frontends.get(address).is_some_and(|frontend| frontend.has_row(*row));
+                used.then_some(Obstacle::None)
+            }
+            Operation::RemoveMember(address, number, backend) => {
+                let held = self.current.services.frontends.get(address).filter(|held| held.number == *number);
+                held.is_some_and(|held| held.members().contains(backend)).then_some(Obstacle::None)
+            }
+            Operation::RemoveSource(address, number, prefix) => {
+                let held = self.current.services.frontends.get(address).filter(|held| held.number == *number);
+                let sources = held.and_then(|held| held.sources.as_ref());
+                sources.is_some_and(|sources| sources.contains(prefix)).then_some(Obstacle::None)
+            }
+            Operation::RemoveReverse(address, number) => {
+                let held = self.current.services.frontends.get(address);
+                held.is_some_and(|held| held.number == *number).then_some(Obstacle::None)
+            }
+            Operation::RemoveBackend(number) => {
+                let services = &self.current.services;
+                (services.is_used(*number) || services.backends.get(number.0).is_none()).then_some(Obstacle::None)
+            }
             Operation::RemovePolicy(id, _) => {
                 bpf.slots.values().any(|slot| slot.policy == *id).then_some(Obstacle::None)
             }
@@ -390,6 +484,28 @@ impl<K: Kernel> Reconciler<K> {
             }
         }
     }
+}
+
+/// What is not there that an entry of a service names.
+fn unmet(services: &Services, frontend: &Frontend) -> Option<&'static str> {
+    let number = frontend.number;
+    let stands = |places: &Places| {
+        places.backends.is_empty() || services.written.get(&places.row).is_some_and(|held| *held == places.backends)
+    };
+    if frontend.backends.iter().any(|backend| services.backends.get(backend.0).is_none()) {
+        return Some("a backend of it could not be written");
+    }
+    if !frontend.places.iter().all(stands) {
+        return Some("its places could not be written");
+    }
+    let members = frontend.members();
+    let members = members.iter().all(|backend| services.members.contains(&(number, *backend)));
+    let sources = frontend.sources.iter().flat_map(|sources| sources.iter());
+    let mut sources = sources.map(|prefix| services.sources.contains(&(number, *prefix)));
+    if services.reverse.get(number.0).is_none() || !members || !sources.all(|there| there) {
+        return Some("what is said of its number could not be written");
+    }
+    None
 }
 
 /// Whether an operation failed for want of room.

@@ -149,6 +149,20 @@ pub struct LinkInfo {
     pub hook: u32,
 }
 
+/// What the kernel tells of a link to a cgroup.
+#[repr(C)]
+#[derive(Default, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CgroupLinkInfo {
+    pub kind: u32,
+    pub id: u32,
+    pub program: u32,
+    pad: u32,
+    /// 0: it is gone.
+    pub cgroup: u64,
+    pub hook: u32,
+    end: u32,
+}
+
 /// SAFETY: for the caller: every pointer in `attribute` is valid for the command.
 unsafe fn bpf<T>(command: libc::c_long, attribute: &mut T) -> io::Result<libc::c_long> {
     loop {
@@ -196,6 +210,15 @@ pub fn link(program: BorrowedFd<'_>, ifindex: u32, hook: Hook) -> io::Result<Own
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
+/// Attaches a program to a hook (`enum bpf_attach_type`) of a cgroup, beside those that are there.
+pub fn link_cgroup(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, hook: u32) -> io::Result<OwnedFd> {
+    let mut attribute = LinkCreate { program: raw(program), ifindex: raw(cgroup), hook, ..LinkCreate::default() };
+    // SAFETY: no pointers.
+    let fd = unsafe { bpf(LINK_CREATE, &mut attribute) }?;
+    // SAFETY: the kernel just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
 /// Puts a program in the place of the one that a link holds; no packet sees neither.
 pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attribute = LinkUpdate { link: raw(link), program: raw(program), ..LinkUpdate::default() };
@@ -209,11 +232,12 @@ pub fn knows_tcx(program: BorrowedFd<'_>) -> bool {
     link(program, NO_DEVICE, Hook::TcxIngress).is_err_and(|error| error.raw_os_error() == Some(libc::ENODEV))
 }
 
-/// What a kernel object tells of itself. Implemented for the three records above only.
+/// What a kernel object tells of itself. Implemented for the four records above only.
 trait Record: Default + Copy {}
 impl Record for MapInfo {}
 impl Record for ProgramInfo {}
 impl Record for LinkInfo {}
+impl Record for CgroupLinkInfo {}
 
 fn info<T: Record>(fd: BorrowedFd<'_>) -> io::Result<T> {
     let mut record = T::default();
@@ -233,6 +257,23 @@ pub fn program_info(fd: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
 
 pub fn link_info(fd: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     info(fd)
+}
+
+pub fn cgroup_link_info(fd: BorrowedFd<'_>) -> io::Result<CgroupLinkInfo> {
+    info(fd)
+}
+
+/// The number by which programs know the calling thread's network namespace (Linux 5.14).
+pub fn netns_cookie() -> io::Result<u64> {
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+    let (mut cookie, mut length) = (0u64, size_of::<u64>() as libc::socklen_t);
+    let (fd, to) = (socket.as_raw_fd(), (&raw mut cookie).cast());
+    // SAFETY: `cookie` has the `length` bytes that the kernel may write.
+    match unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, SO_NETNS_COOKIE, to, &raw mut length) } {
+        0 => Ok(cookie),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Runs a packet program once on a packet of zeroes and returns its result.
@@ -500,14 +541,28 @@ struct ProgramLoad {
     log: u64,
     kernel_version: u32,
     flags: u32,
+    name: [u8; 16],
+    ifindex: u32,
+    hook: u32,
 }
 
 /// Loads a packet classifier.
 pub fn load_program(instructions: &[Instruction]) -> io::Result<OwnedFd> {
     const SCHED_CLS: u32 = 3;
+    load_kind(SCHED_CLS, 0, instructions)
+}
+
+/// Loads a program for a hook of cgroups that is given a socket's address.
+pub fn load_socket_program(hook: u32, instructions: &[Instruction]) -> io::Result<OwnedFd> {
+    const CGROUP_SOCK_ADDR: u32 = 18;
+    load_kind(CGROUP_SOCK_ADDR, hook, instructions)
+}
+
+fn load_kind(kind: u32, hook: u32, instructions: &[Instruction]) -> io::Result<OwnedFd> {
     const LICENSE: &std::ffi::CStr = c"GPL";
     let mut attribute = ProgramLoad {
-        kind: SCHED_CLS,
+        kind,
+        hook,
         count: instructions.len() as u32,
         instructions: instructions.as_ptr() as u64,
         license: LICENSE.as_ptr() as u64,

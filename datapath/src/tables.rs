@@ -218,6 +218,10 @@ impl Tables {
             (map::CT6, count(&maps.ct6, map::CT6)?),
             (map::FRAG4, count(&maps.frag4, map::FRAG4)?),
             (map::FRAG6, count(&maps.frag6, map::FRAG6)?),
+            (map::LB_SERVICES, count(&maps.services.services, map::LB_SERVICES)?),
+            (map::LB_AFFINITY, count(&maps.services.affinity, map::LB_AFFINITY)?),
+            (map::LB_AFFINITY_MATCH, count(&maps.services.members, map::LB_AFFINITY_MATCH)?),
+            (map::LB_SOURCE_RANGE, count(&maps.services.sources, map::LB_SOURCE_RANGE)?),
         ]))
     }
 }

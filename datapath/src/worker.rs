@@ -121,7 +121,9 @@ async fn work(reconciler: &mut Reconciler<Linux>, mut inputs: Inputs, listening:
             }
             if resync <= now {
                 resync = now + inputs.resync;
-                [Domain::Network, Domain::Bpf, Domain::Firewall].into_iter().for_each(|d| reconciler.distrust(d));
+                [Domain::Network, Domain::Bpf, Domain::Services, Domain::Firewall]
+                    .into_iter()
+                    .for_each(|d| reconciler.distrust(d));
                 break;
             }
             if reconciler.retry_due(now) {

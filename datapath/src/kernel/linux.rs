@@ -1,13 +1,14 @@
 //! The kernel that this process runs on: operations become route netlink messages, map elements, links and rules.
 
 use super::{Kernel, OperationError, ReadError};
+use crate::current::services::Services;
 use crate::current::{Bpf, Firewall, Network};
 use crate::expedite::Expedited;
 use crate::firewall::Rules;
 use crate::forwarding;
 use crate::housing::{self, HousingSpec};
 use crate::links::{self, Device, HOST_DEVICE, HOST_PEER, TUNNEL, endpoint_of, ifindex};
-use crate::maps::{Maps, endpoints, identities, ipcache, policy, runtime, tunnel};
+use crate::maps::{Maps, endpoints, identities, ipcache, policy, runtime, services, tunnel};
 use crate::netlink::{Netlink, NetlinkError, Refused, Request};
 use crate::netns::Namespace;
 use crate::operation::{Operation, TunnelKind, TunnelSpec};
@@ -103,12 +104,17 @@ impl Kernel for Linux {
             identities: identities::read(&self.maps)?,
             underlays,
             tunnel_sources: runtime::read_tunnel_sources(&self.maps)?,
+            sockets: self.programs.sockets()?,
             policies: versions.policies,
             last_policy: versions.last,
             ipcache: ipcache::read(&self.maps, &held.ipcache)?,
             // Whoever wrote the ipcache last may have ended before it said so.
             flows_stale: true,
         })
+    }
+
+    fn services(&mut self) -> Result<Services, ReadError> {
+        Ok(services::read(&self.maps.services)?)
     }
 
     fn firewall(&mut self) -> Result<Firewall, ReadError> {
@@ -128,6 +134,10 @@ impl Kernel for Linux {
                 Way::Identities => results.extend(self.identities(run)),
                 Way::Forgetting => results.extend(self.forgetting(run)),
                 Way::Amendments => results.extend(self.amendments(run)),
+                Way::Services => {
+                    let answers = services::apply(&self.maps.services, run).into_iter();
+                    results.extend(answers.map(|answer| answer.map_err(OperationError::from)));
+                }
                 Way::Programs => {
                     let _hurry = Expedited::begin();
                     results.extend(run.iter().map(|operation| self.single(operation)));
@@ -151,6 +161,8 @@ enum Way {
     Identities,
     Forgetting,
     Amendments,
+    /// By elements of the maps of services, many in one system call.
+    Services,
     /// One at a time, in a hurry.
     Programs,
     /// One at a time.
@@ -184,7 +196,21 @@ impl Way {
             Operation::RemoveIpcache(_) => Way::Forgetting,
             Operation::AmendPolicy(..) => Way::Amendments,
             Operation::Attach(_) | Operation::AttachTunnel | Operation::AttachUnderlay(_) => Way::Programs,
-            Operation::Forwarding
+            Operation::PutBackend(..)
+            | Operation::WritePlaces(..)
+            | Operation::PutReverse(..)
+            | Operation::PutMember(..)
+            | Operation::PutSource(..)
+            | Operation::PutService(..)
+            | Operation::RemoveService(_)
+            | Operation::RemoveMember(..)
+            | Operation::RemoveSource(..)
+            | Operation::ReleasePlaces(..)
+            | Operation::RemoveReverse(..)
+            | Operation::RemoveBackend(_) => Way::Services,
+            Operation::AttachSockets
+            | Operation::DetachSockets
+            | Operation::Forwarding
             | Operation::HostDevice
             | Operation::CreateTunnel(_)
             | Operation::UnpinTunnel
@@ -357,6 +383,8 @@ impl Linux {
             Operation::TunnelSources(sources) => runtime::set_tunnel_sources(&self.maps, *sources)?,
             Operation::AttachUnderlay(number) => self.programs.attach_underlay(&mut self.netlink, *number)?,
             Operation::DetachUnderlay(number) => self.programs.detach_underlay(&mut self.netlink, *number)?,
+            Operation::AttachSockets => self.programs.attach_sockets()?,
+            Operation::DetachSockets => self.programs.detach_sockets()?,
             Operation::TunnelMtu(mtu) => runtime::set_tunnel_mtu(&self.maps, *mtu)?,
             Operation::PutVtep(prefix, vtep) => tunnel::put_vtep(&self.maps, *prefix, *vtep)?,
             Operation::RemoveVtep(prefix) => tunnel::remove_vtep(&self.maps, *prefix)?,

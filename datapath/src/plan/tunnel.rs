@@ -234,7 +234,7 @@ mod tests {
 
     fn planned(current: &Current, tunnel: Tunnel) -> Plan {
         let desired = Datapath { settled: true, ..Datapath::default() };
-        let settings = Settings { masquerade: false, tunnel, node: NODE };
+        let settings = Settings { masquerade: false, tunnel, node: NODE, sockets: false };
         let mut planned = Plan::default();
         let made = plan(&mut planned, current, &desired, settings);
         nodes(&mut planned, current, &desired, &Seen::default(), tunnel, made);

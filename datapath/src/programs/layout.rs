@@ -28,11 +28,26 @@ const VERDICTS: [&str; 9] = [
     map::RUNTIME,
 ];
 
+/// Likewise: they name each other by number.
+const SERVICES: [&str; 8] = [
+    map::LB_SERVICES,
+    map::LB_PLACES,
+    map::LB_BACKENDS,
+    map::LB_REVERSE,
+    map::LB_AFFINITY,
+    map::LB_AFFINITY_MATCH,
+    map::LB_SOURCE_RANGE,
+    map::LB_REVERSE_SK,
+];
+
 /// What is kept of maps that made room.
 #[derive(Debug, Default)]
 pub struct Former {
     /// The largest policy id that was given out; flows are stamped with ids.
     pub last_policy: u32,
+    /// The largest numbers of services and backends; flows remember them.
+    pub last_service: u32,
+    pub last_backend: u32,
     ct4: Option<OwnedFd>,
     ct6: Option<OwnedFd>,
 }
@@ -56,10 +71,12 @@ pub fn make_room(directory: &Path, entries: &[(&str, u32)]) -> Result<Former, Lo
             leaving.push(name.clone());
         }
     }
-    if VERDICTS.iter().any(|name| leaving.iter().any(|l| l == name)) {
-        leaving.extend(VERDICTS.iter().filter(|name| pinned.contains_key(**name)).map(|name| (*name).to_owned()));
-        leaving.sort();
-        leaving.dedup();
+    for together in [&VERDICTS[..], &SERVICES] {
+        if together.iter().any(|name| leaving.iter().any(|l| l == name)) {
+            leaving.extend(together.iter().filter(|name| pinned.contains_key(**name)).map(|name| (*name).to_owned()));
+            leaving.sort();
+            leaving.dedup();
+        }
     }
     let mut former = Former::default();
     for name in leaving {
@@ -76,8 +93,10 @@ pub fn make_room(directory: &Path, entries: &[(&str, u32)]) -> Result<Former, Lo
 
 /// The maps of this build, as the kernel would describe them.
 fn wanted(entries: &[(&str, u32)]) -> Result<BTreeMap<String, MapInfo>, LoadError> {
-    let object = aya_obj::Object::parse(bpf::CONTAINER).map_err(|source| LoadError::Parse { source })?;
-    let pinned = object.maps.iter().filter(|(_, map)| map.pinning() == PinningType::ByName);
+    let parse = |object| aya_obj::Object::parse(object).map_err(|source| LoadError::Parse { source });
+    let objects = [parse(bpf::CONTAINER)?, parse(bpf::SOCKETS)?];
+    let pinned = objects.iter().flat_map(|object| &object.maps);
+    let pinned = pinned.filter(|(_, map)| map.pinning() == PinningType::ByName);
     let info = |name: &str, map: &aya_obj::Map| MapInfo {
         kind: map.map_type(),
         id: 0,
@@ -119,6 +138,8 @@ impl Former {
     fn keep(&mut self, name: &str, fd: OwnedFd) {
         match name {
             map::POLICIES => self.last_policy = last_policy(fd),
+            map::LB_REVERSE => self.last_service = last::<abi::LbReverse>(fd, |reverse| reverse.number),
+            map::LB_BACKENDS => self.last_backend = last::<abi::LbBackend>(fd, |backend| backend.number),
             map::CT4 => self.ct4 = Some(fd),
             map::CT6 => self.ct6 = Some(fd),
             _ => {}
@@ -137,10 +158,15 @@ impl Former {
 }
 
 fn last_policy(fd: OwnedFd) -> u32 {
+    last::<abi::PolicyHeader>(fd, |header| header.id)
+}
+
+/// The largest number of an array's elements.
+fn last<V: aya::Pod>(fd: OwnedFd, number: impl Fn(&V) -> u32) -> u32 {
     let mut last = 0;
-    if let Ok(headers) = Map::<u32, abi::PolicyHeader>::new(fd) {
+    if let Ok(elements) = Map::<u32, V>::new(fd) {
         // What was read before an error counts all the same.
-        let _ = headers.for_each(|_, header| last = last.max(header.id));
+        let _ = elements.for_each(|_, element| last = last.max(number(element)));
     }
     last
 }

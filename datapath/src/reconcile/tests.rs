@@ -1,3 +1,5 @@
+pub(crate) mod services;
+
 use super::*;
 use crate::current::{Attachment, Current};
 use crate::fake::Fake;
@@ -10,8 +12,12 @@ use proptest::prelude::*;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 
-const SETTINGS: Settings =
-    Settings { masquerade: true, tunnel: Tunnel::Vxlan { port: 8472 }, node: NodeAddresses { v4: None, v6: None } };
+const SETTINGS: Settings = Settings {
+    masquerade: true,
+    tunnel: Tunnel::Vxlan { port: 8472 },
+    node: NodeAddresses { v4: None, v6: None },
+    sockets: true,
+};
 
 fn endpoint(id: u16, name: u8, identity: u32, address: u8) -> Endpoint {
     Endpoint {

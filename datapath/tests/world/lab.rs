@@ -63,6 +63,10 @@ pub fn config(bpffs: &Path) -> Config {
         conntrack_max_v6: 4096,
         policy_max: 65_536,
         ipcache_max: 4096,
+        lb_places_max: 65_536,
+        // The tests' own cgroups have those that are served: `services`.
+        sockets: false,
+        sock_reverse_max: 4096,
         ..Config::default()
     }
 }

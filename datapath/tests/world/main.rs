@@ -11,5 +11,6 @@ mod own;
 mod paths;
 mod policy;
 mod restart;
+mod services;
 mod traffic;
 mod tunnel;

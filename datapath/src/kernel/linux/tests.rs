@@ -17,6 +17,7 @@ const SETTINGS: Settings = Settings {
     masquerade: false,
     tunnel: crate::Tunnel::Vxlan { port: 8472 },
     node: crate::NodeAddresses { v4: None, v6: None },
+    sockets: false,
 };
 
 /// Runs `test` on a thread with namespaces of its own and a BPF file system in them; the kernel takes all away with it.
@@ -31,6 +32,8 @@ pub(crate) fn on_own_kernel(test: impl FnOnce(Arc<Maps>, Programs) + Send) {
             conntrack_max_v6: 4096,
             policy_max: 4096,
             ipcache_max: 4096,
+            lb_places_max: 4096,
+            sockets: false,
             ..Config::default()
         };
         let (programs, maps) = programs::load(&config).unwrap();
@@ -212,4 +215,52 @@ mod flows {
             assert!(conntrack::read(&maps, 100, &timeouts, now).unwrap().is_empty());
         });
     }
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn what_is_recorded_of_services_is_what_is_read() {
+    on_own_kernel(|maps, programs| {
+        ip("link set lo up");
+        let mut reconciler = Reconciler::new(Linux::new(maps, programs, Default::default()).unwrap(), SETTINGS);
+        let mut runner = TestRunner::deterministic();
+        let strategy = crate::reconcile::tests::services::services();
+        let mut now = Instant::now();
+        for _ in 0..48 {
+            let mut desired = strategy.new_tree(&mut runner).unwrap().current();
+            desired.settled = true;
+            for _ in 0..3 {
+                now += std::time::Duration::from_secs(60);
+                let status = reconciler.round(&desired, now);
+                assert_eq!(status.failing, Default::default());
+                now += std::time::Duration::from_secs(60);
+                reconciler.sweep(now);
+            }
+            let read = reconciler.kernel().services().unwrap();
+            let held = &reconciler.current().services;
+            assert!(held.is_as_read(&read), "{held:#?}\n{read:#?}");
+            assert_eq!((&held.written, &held.free), (&read.written, &read.free));
+        }
+        // One among many is a few writes.
+        let mut desired = model::desired::Datapath { settled: true, ..Default::default() };
+        let any = loop {
+            let some = strategy.new_tree(&mut runner).unwrap().current().services;
+            if let Some((_, service)) = some.iter().next().filter(|(_, service)| service.backends.len() > 2) {
+                break service.clone();
+            }
+        };
+        let at = |n: u32| model::L4Address {
+            ip: std::net::Ipv4Addr::from(0x0a60_0000 + n).into(),
+            port: 80,
+            protocol: model::Protocol::TCP,
+        };
+        for n in 0..100 {
+            desired.services.insert(at(n), any.clone());
+        }
+        assert_eq!(reconciler.round(&desired, now).failing, Default::default());
+        desired.services.insert(at(100), any.clone());
+        let before = reconciler.status().operations;
+        assert_eq!(reconciler.round(&desired, now).failing, Default::default());
+        assert!(reconciler.status().operations - before < 20);
+    });
 }
