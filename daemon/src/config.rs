@@ -100,6 +100,12 @@ pub struct Config {
     /// Flows that connection tracking holds, each family.
     pub conntrack_max: u32,
     pub ipcache_max: u32,
+    pub lb_places_max: u32,
+    /// Sockets talk to services' backends themselves.
+    pub lb_sock: bool,
+    pub sock_reverse_max: u32,
+    /// Whose processes' sockets; `None`: where the host's cgroup2 is found, or mounted.
+    pub cgroup_root: Option<PathBuf>,
     pub policy_max: u32,
     /// How long a node without a record keeps its parts of ranges that nodes share.
     pub block_grace: Duration,
@@ -281,6 +287,13 @@ fn validate(
         ),
         conntrack_max: reader.number("bpf-ct-global-max", 1024..=16_777_216),
         ipcache_max: reader.number("bpf-ipcache-max", 1024..=16_777_216),
+        lb_places_max: reader.number("bpf-lb-places-max", 1024..=268_435_456),
+        lb_sock: reader.switch("bpf-lb-sock"),
+        sock_reverse_max: reader.number("bpf-sock-rev-map-max", 1024..=16_777_216),
+        cgroup_root: match reader.text("cgroup-root").as_str() {
+            "auto" => None,
+            _ => Some(reader.path("cgroup-root")),
+        },
         policy_max: reader.number("bpf-policy-max", 1024..=16_777_216),
         block_grace: Duration::from_secs(u64::from(reader.number("block-grace", 10..=31_536_000))),
         bpf_root: reader.path("bpf-root"),

@@ -252,6 +252,9 @@ fn check_kernel(config: &Config) -> anyhow::Result<()> {
     if missing.is_empty() && config.tunnel == Tunnel::Vxlan {
         missing.extend(datapath::features::lacks_vxlan());
     }
+    if config.lb_sock {
+        missing.extend(datapath::features::sockets());
+    }
     if missing.is_empty() {
         return Ok(());
     }

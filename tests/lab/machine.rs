@@ -114,12 +114,20 @@ impl Machine {
         command.args(["-t", &self.init.to_string(), "--net", "--mount", "--uts", "--ipc", "--pid", "--cgroup"]);
         command.arg(format!("--wdns={}", self.dir().display())).arg(program);
         command.stdin(Stdio::null());
+        // It becomes one of the machine's processes for who looks at those by their cgroup.
+        let processes = self.cgroup.join("init/cgroup.procs");
+        let processes = std::ffi::CString::new(processes.as_os_str().as_encoded_bytes()).unwrap_or_default();
         // What a test starts ends with the test, also when it is killed.
-        // SAFETY: prctl is async-signal-safe and touches nothing of the parent.
+        // SAFETY: prctl, open, write and close are async-signal-safe, and nothing of the parent is touched.
         #[allow(unsafe_code)]
         unsafe {
-            command.pre_exec(|| {
+            command.pre_exec(move || {
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                let file = libc::open(processes.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+                if file < 0 || libc::write(file, c"0".as_ptr().cast(), 1) != 1 {
+                    return Err(std::io::Error::last_os_error());
+                }
+                libc::close(file);
                 Ok(())
             });
         }

@@ -70,8 +70,22 @@ pub const SETTINGS: &[Setting] = &[
     ),
     text("bpf-ct-global-max", "N", "524288", "Flows that connection tracking can hold, each address family"),
     text("bpf-ipcache-max", "N", "512000", "Addresses that the kernel's identity table can hold"),
+    text(
+        "bpf-lb-places-max",
+        "N",
+        "4194304",
+        "Entries that the tables by which new flows find backends can hold, of all services together",
+    ),
+    switch("bpf-lb-sock", "true", "Have sockets of containers and of the host talk to services' backends themselves"),
     text("bpf-policy-max", "N", "131072", "Entries that the kernel's policy table can hold, all identities together"),
     text("bpf-root", "DIR", "/sys/fs/bpf", "Where the BPF file system is, or is to be mounted"),
+    text("bpf-sock-rev-map-max", "N", "262144", "Sockets of which the kernel remembers which service they asked for"),
+    text(
+        "cgroup-root",
+        "DIR",
+        "auto",
+        "Whose processes' sockets --bpf-lb-sock serves: a folder of a cgroup2 file system; auto: the whole host's",
+    ),
     text(
         "cluster-health-port",
         "PORT",

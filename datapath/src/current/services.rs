@@ -55,7 +55,7 @@ pub struct Frontend {
 impl Frontend {
     /// Whether the kernel would hold the same for both.
     pub fn is_same(&self, other: &Frontend) -> bool {
-        let kernel = |f: &Frontend| (f.number, f.id, f.kind, f.by, f.affinity, f.sources.is_some());
+        let kernel = |f: &Frontend| (f.number, f.id, f.kind, f.by, f.affinity, f.sources.clone());
         kernel(self) == kernel(other) && self.places == other.places
     }
 
