@@ -158,9 +158,10 @@ struct vtep {
 };
 
 /*
- * cilium_node_map: underlay addresses from which tunnelled packets are believed. The value is the node's number: never 0,
- * the same for all that is one node's, and no other node's while flows remember it.
+ * cilium_node_map: underlay addresses from which tunnelled packets are believed. The value is the node's number: 1 to
+ * NODE_NUMBERS, the same for all that is one node's, and no other node's while flows remember it.
  */
+#define NODE_NUMBERS 0xffff
 
 /* Who puts packets into Geneve and takes them out: nobody, a device of the kernel's, or the programs themselves. */
 #define GENEVE_NONE 0
@@ -204,8 +205,14 @@ struct ct6_key {
 #define CT_HAIRPIN 2
 /* The end that is no endpoint here is reached through the tunnel. */
 #define CT_TUNNEL 4
+/*
+ * No flow, but what became of one: an end asked for a service's frontend, and stamp[0] is the number of the backend that
+ * it was given. The flow itself has its entry under that backend's address. Of the other fields only service, seen and
+ * CT_OPENED_BY_B (side b is who asked) say anything.
+ */
+#define CT_SERVICE 8
 
-/* Of jiffies, so that 16 bits last for an hour. */
+/* Of jiffies, so that 8 bits last for a minute at 250 a second. */
 #define REPORT_SHIFT 6
 
 /* 64 bytes: with the 16-byte key and the kernel's 48 an IPv4 flow is two cache lines. */
@@ -217,9 +224,10 @@ struct ct_entry {
 	__u32 seen; /* jiffies, low 32 bits, of the last packet */
 	__u8 flags; /* CT_* */
 	__u8 tcp_flags[2]; /* by sending side: every TCP flag seen */
+	__u8 reported[2]; /* by sending side: jiffies >> REPORT_SHIFT of the last event */
 	__u8 pad;
-	__u16 reported[2]; /* by sending side: jiffies >> REPORT_SHIFT of the last event */
-	__u32 node; /* with CT_TUNNEL: number of the node that the other end is behind */
+	__u16 node; /* with CT_TUNNEL: number of the node that the other end is behind */
+	__u32 service; /* number of the service that the opener asked for; 0: it asked for the other end itself */
 	__u64 packets[2]; /* by sending side */
 	__u64 bytes[2];
 };
@@ -260,7 +268,10 @@ struct frag_entry {
 #define LB_SERVICES 262144
 #define LB_BACKENDS 524288
 
-/* cilium_lb_services: HASH, lb_key -> lb_service. */
+/*
+ * cilium_lb_services: HASH, lb_key -> lb_service. With protocol 0 and port 0: the address is some service's, so that what
+ * is asked for there and is no service is refused; of the value nothing counts.
+ */
 struct lb_key {
 	__u8 address[16]; /* IPv4 in the first four, the rest 0 */
 	__be16 port;
@@ -475,6 +486,7 @@ enum drop_reason {
 	DROP_CT_INSERT_FAILED = 155,
 	DROP_INVALID_EXTENSION = 156, /* an IPv6 extension header chain too long or malformed */
 	DROP_FRAGMENTED = 157, /* a piece of a tunnel packet: it cannot be put together before it is opened */
+	DROP_NO_SERVICE = 158, /* nobody serves what was asked for, or who did is gone; who asked is told */
 	DROP_UNKNOWN_CT_STATE = 163, /* an ICMP error about no flow that is known */
 	DROP_NO_POLICY = 165, /* the endpoint's policy id has no header */
 	DROP_UNSUPPORTED_L2 = 166, /* no Ethernet II frame, or ARP that makes no sense */
@@ -482,8 +494,10 @@ enum drop_reason {
 	DROP_ENCAPSULATION = 170, /* UDP to a tunnel port */
 	DROP_INVALID_IDENTITY = 171, /* out of the tunnel: an identity that another node's endpoints cannot have */
 	DROP_UNKNOWN_SENDER = 172, /* from the device of an empty slot; out of the tunnel, but not from a known node */
+	DROP_CLUSTER_IP = 174, /* from outside to an address that is the cluster's own */
 	DROP_FRAGMENT_NOT_FOUND = 175, /* a later fragment without its first one */
 	DROP_FORBIDDEN_ICMP6 = 176,
+	DROP_NOT_IN_SOURCE_RANGE = 177, /* to a service that is not for who asks */
 	DROP_NO_PROXY = 180, /* only a proxy may let it through and there is none */
 	DROP_POLICY_DENY = 181, /* a deny entry */
 };

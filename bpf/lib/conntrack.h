@@ -45,6 +45,12 @@ static __always_inline __u32 ct_side6(const struct packet *p, __be16 source_port
 	return source_port > destination_port;
 }
 
+/* The sender's side of a flow that is no ICMP. */
+static __always_inline __u32 ct_side(const struct packet *p, bool v6)
+{
+	return v6 ? ct_side6(p, p->source_port, p->destination_port) : ct_side4(p, p->source_port, p->destination_port);
+}
+
 /* Writes the key of the packet's flow and returns the sender's side of it. */
 static __always_inline __u32 ct_key_of(const struct packet *p, union ct_key *key, bool v6)
 {
@@ -128,12 +134,15 @@ static __always_inline bool ct_reopens(const struct ct_entry *entry, const struc
 	return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && (ct_opener(entry) != side || ct_closing(entry));
 }
 
+/* The most: half of what `reported` can tell, so that a time just past is not taken for one to come. */
+#define REPORT_TICKS_MOST 0x80
+
 /* report_interval in units of `reported`. */
-static __always_inline __u16 report_ticks(void)
+static __always_inline __u8 report_ticks(void)
 {
 	const __u32 ticks = report_interval >> REPORT_SHIFT;
 
-	return ticks < 0xffff ? ticks : 0xffff;
+	return ticks < REPORT_TICKS_MOST ? ticks : REPORT_TICKS_MOST;
 }
 
 /*
@@ -143,8 +152,8 @@ static __always_inline __u16 report_ticks(void)
 static __always_inline bool ct_touch(struct ct_entry *entry, const struct packet *p, __u32 side, __u32 bytes, __u32 now)
 {
 	__u8 fresh = p->tcp_flags & ~entry->tcp_flags[side];
-	__u16 ticks = now >> REPORT_SHIFT;
-	bool due = (__u16)(ticks - entry->reported[side]) >= report_ticks();
+	__u8 ticks = now >> REPORT_SHIFT;
+	bool due = (__u8)(ticks - entry->reported[side]) >= report_ticks();
 
 	/* Lines that many CPUs share are written only when they change. */
 	if (entry->seen != now)

@@ -10,6 +10,7 @@
 #include "ipcache.h"
 #include "judge.h"
 #include "related.h"
+#include "serve.h"
 #include "tunnel.h"
 
 /* Generated on this machine: it came in on no device. */
@@ -50,6 +51,11 @@ static __always_inline bool enter_established(struct __sk_buff *skb, struct pack
 	if (!entry)
 		return false;
 	now = now_jiffies();
+	if (unlikely(entry->service)) {
+		if (ct_opener(entry) == side)
+			return false;
+		p->service = entry->service;
+	}
 	if (entry->slot[other] != p->destination_slot || entry->stamp[other] != ep->policy)
 		return false;
 	if (entry->slot[side] || (entry->flags & (CT_HAIRPIN | CT_TUNNEL)) || entry->ipcache_generation != ipcache_generation())
@@ -99,6 +105,12 @@ static __noinline __u32 enter_source(struct __sk_buff *skb, struct packet *p, co
 	return (ep->flags & ENDPOINT_INTERNAL) && is_outside(p->source_identity) ? DROP_UNROUTABLE : 0;
 }
 
+/* What a service answers comes from its frontend. 0, or the reason to drop. */
+static __always_inline __u32 enter_answer(struct __sk_buff *skb, struct packet *p)
+{
+	return unlikely(p->service) && p->kind == KIND_FLOW ? serve_answer(skb, p) : 0;
+}
+
 static __noinline int enter_slowly(struct __sk_buff *skb, struct packet *p)
 {
 	const struct endpoint *ep = endpoint_at(p->destination_slot);
@@ -114,6 +126,8 @@ static __noinline int enter_slowly(struct __sk_buff *skb, struct packet *p)
 	if (!p->destination_identity)
 		return drop(skb, p, DROP_NO_POLICY);
 	reason = p->kind == KIND_ICMP_ERROR ? related(skb, p) : judge_flow(skb, p);
+	if (!reason)
+		reason = enter_answer(skb, p);
 	if (reason)
 		return drop(skb, p, reason);
 	count(REASON_FORWARDED, DIRECTION_INGRESS, skb->len);
@@ -134,6 +148,9 @@ static __always_inline int enter(struct __sk_buff *skb, struct packet *p, const 
 		return TC_ACT_OK;
 	}
 	if (likely(p->kind == KIND_FLOW) && likely(enter_established(skb, p, ep, v6))) {
+		reason = enter_answer(skb, p);
+		if (unlikely(reason))
+			return drop(skb, p, reason);
 		count(REASON_FORWARDED, DIRECTION_INGRESS, skb->len);
 		return TC_ACT_OK;
 	}

@@ -82,13 +82,13 @@ static __always_inline __u8 ecn_of(const void *ip, bool v6)
 	return (v6 ? bytes[1] >> 4 : bytes[1]) & ECN_MASK;
 }
 
-static __always_inline __u16 checksum4(const struct iphdr *ip)
+static __always_inline __u16 checksum4(const void *ip)
 {
-	const __u16 *words = (const void *)ip;
+	const __u16 *words = ip;
 	__u32 sum = 0;
 
 #pragma unroll
-	for (int i = 0; i < (int)(sizeof(*ip) / sizeof(*words)); i++)
+	for (int i = 0; i < (int)(sizeof(struct iphdr) / sizeof(*words)); i++)
 		sum += words[i];
 	sum = (sum & 0xffff) + (sum >> 16);
 	return ~(sum + (sum >> 16));

@@ -16,6 +16,7 @@
 #include "ipcache.h"
 #include "policy.h"
 #include "runtime.h"
+#include "scratch.h"
 
 /* Replies and other ICMP never open a flow: they are judged each by itself. */
 static __always_inline bool opens_flow(const struct packet *p)
@@ -127,7 +128,7 @@ static __always_inline void answer_node(struct packet *p, const struct ct_entry 
 /* A packet that is no part of a flow and makes none. */
 static __always_inline int judge_alone(struct __sk_buff *skb, struct packet *p)
 {
-	__u32 reason = p->unheard ? DROP_UNROUTABLE : judge(p, true, skb->len);
+	__u32 reason = p->unheard || p->self ? DROP_UNROUTABLE : judge(p, true, skb->len);
 
 	if (reason)
 		return reason;
@@ -144,21 +145,24 @@ static __always_inline int judge_alone(struct __sk_buff *skb, struct packet *p)
  */
 __noinline int judge_flow(struct __sk_buff *skb, struct packet *p)
 {
-	struct ct_entry next = {};
+	struct scratch *room = scratch();
+	struct ct_entry *next;
 	union ct_key key;
 	struct ct_entry *entry;
 	bool v6, fresh, forward, due;
 	__u32 side, now, reason;
 
-	if (!p)
+	if (!p || !room)
 		return DROP_INVALID_PACKET;
 	if (p->kind != KIND_FLOW)
 		return judge_alone(skb, p);
+	next = &room->entry;
 	v6 = is_ipv6(p);
 	now = now_jiffies();
 	side = ct_key_of(p, &key, v6) & 1;
 	entry = ct_find(&key, v6);
-	if (entry && ct_expired(entry, p->protocol, now))
+	/* A service's entry is for nobody if nobody serves any more. */
+	if (entry && ((entry->flags & CT_SERVICE) || ct_expired(entry, p->protocol, now)))
 		entry = NULL;
 	if (!entry && !opens_flow(p))
 		return judge_alone(skb, p);
@@ -178,10 +182,21 @@ __noinline int judge_flow(struct __sk_buff *skb, struct packet *p)
 		/* What the host translated must come by the host again; what came through the tunnel goes back through it. */
 		if (!forward && p->point == POINT_FROM_ENDPOINT)
 			answer_node(p, entry, side);
-		next = *entry;
+		if (!forward)
+			p->service = entry->service;
+		*next = *entry;
+	} else {
+		memset(next, 0, sizeof(*next));
 	}
-	/* Nobody is sent a packet who has no identity yet, or whose address nobody has. */
-	reason = p->unheard ? DROP_UNROUTABLE : judge(p, forward, skb->len);
+	next->service = p->service;
+	/*
+	 * Nobody is sent a packet who has no identity yet, or whose address nobody has. Everybody may call himself, but only a
+	 * service does that for him.
+	 */
+	if (p->unheard || (p->self && !p->service))
+		reason = DROP_UNROUTABLE;
+	else
+		reason = p->self ? 0 : judge(p, forward, skb->len);
 	/*
 	 * The entry of a refused flow stays: its stamps are not those of today, so every further packet of both directions
 	 * comes here, and is judged in the direction in which the flow was opened. Without the entry the next packet of the
@@ -189,8 +204,8 @@ __noinline int judge_flow(struct __sk_buff *skb, struct packet *p)
 	 */
 	if (reason)
 		return reason;
-	due = side ? renew(&next, p, 1, fresh, skb->len, now) : renew(&next, p, 0, fresh, skb->len, now);
-	reason = ct_store(&key, &next, v6);
+	due = side ? renew(next, p, 1, fresh, skb->len, now) : renew(next, p, 0, fresh, skb->len, now);
+	reason = ct_store(&key, next, v6);
 	if (reason)
 		return reason;
 	p->direction = directions(p);

@@ -44,6 +44,9 @@ HELPER(long, skb_get_tunnel_key, struct __sk_buff *skb, struct bpf_tunnel_key *k
 HELPER(long, skb_set_tunnel_key, struct __sk_buff *skb, const struct bpf_tunnel_key *key, __u32 size, __u64 flags);
 HELPER(long, skb_adjust_room, struct __sk_buff *skb, __s32 difference, __u32 mode, __u64 flags);
 HELPER(__u32, get_hash_recalc, struct __sk_buff *skb);
+HELPER(long, l4_csum_replace, struct __sk_buff *skb, __u32 offset, __u64 from, __u64 to, __u64 flags);
+HELPER(__s64, csum_diff, const __be32 *from, __u32 from_size, const __be32 *to, __u32 to_size, __u32 seed);
+HELPER(__s64, csum_update, struct __sk_buff *skb, __u32 sum);
 HELPER(long, fib_lookup, void *context, struct bpf_fib_lookup *lookup, int size, __u32 flags);
 HELPER(long, redirect, __u32 ifindex, __u64 flags);
 HELPER(long, redirect_peer, __u32 ifindex, __u64 flags);

@@ -10,7 +10,9 @@
 #include "ipcache.h"
 #include "judge.h"
 #include "neighbour.h"
+#include "refuse.h"
 #include "related.h"
+#include "serve.h"
 
 #define NOT_ESTABLISHED (-100)
 
@@ -31,9 +33,15 @@ static __noinline int leave_report(struct __sk_buff *skb, struct packet *p, cons
 	return emit(skb, p, EVENT_TRACE, 0);
 }
 
+/* Nobody is behind a service entry: either its backend is gone, or the packet is spoilt. */
+static __noinline int leave_unserved(struct __sk_buff *skb, struct packet *p)
+{
+	return p->service ? drop(skb, p, DROP_WRITE_ERROR) : refuse(skb, p, DROP_NO_SERVICE);
+}
+
 /*
- * A living entry whose stamps are those of today: the verdict stands. NOT_ESTABLISHED when anything differs. `v6` is
- * known when this is compiled, each family has its own copy.
+ * A living entry whose stamps are those of today: the verdict stands. NOT_ESTABLISHED when anything differs. A service
+ * entry leads to the flow's own. `v6` is known when this is compiled, each family has its own copy.
  */
 static __always_inline int leave_established(struct __sk_buff *skb, struct packet *p, const struct endpoint *ep,
 					     const bool v6)
@@ -41,15 +49,27 @@ static __always_inline int leave_established(struct __sk_buff *skb, struct packe
 	const struct endpoint *to = NULL;
 	struct ct_entry *entry;
 	union ct_key key;
-	__u32 side, other, slot, now;
-	bool tunnel;
+	__u32 side, other, slot, now, reason;
+	bool tunnel, answer = false;
 
 	side = ct_key_of(p, &key, v6) & 1;
-	other = side ^ 1;
 	entry = ct_find(&key, v6);
 	if (!entry)
 		return NOT_ESTABLISHED;
 	now = now_jiffies();
+	if (unlikely(entry->flags & CT_SERVICE)) {
+		entry = serve_again(skb, p, entry->stamp[0], entry->service);
+		if (!entry)
+			return p->backend ? leave_unserved(skb, p) : NOT_ESTABLISHED;
+		side = ct_side(p, v6) & 1;
+	}
+	other = side ^ 1;
+	if (unlikely(entry->service != p->service)) {
+		answer = ct_opener(entry) != side;
+		if (!answer)
+			return NOT_ESTABLISHED;
+		p->service = entry->service;
+	}
 	if (entry->slot[side] != p->source_slot || entry->stamp[side] != ep->policy)
 		return NOT_ESTABLISHED;
 	slot = entry->slot[other];
@@ -65,6 +85,12 @@ static __always_inline int leave_established(struct __sk_buff *skb, struct packe
 		return NOT_ESTABLISHED;
 	if (unlikely(trace_wanted(ct_touch(entry, p, side, skb->len, now))))
 		leave_report(skb, p, entry, side);
+	if (unlikely(answer)) {
+		reason = serve_answer(skb, p);
+		p->direction = DIRECTION_EGRESS; /* a trace has said otherwise */
+		if (reason)
+			return drop(skb, p, reason);
+	}
 	if (likely(to))
 		return deliver_local(skb, p, to, slot, DIRECTION_EGRESS | DIRECTION_INGRESS, v6);
 	return tunnel ? deliver_to_node(skb, p) : deliver_to_stack(skb);
@@ -77,6 +103,14 @@ static __noinline __u32 leave_destination(struct packet *p, const struct endpoin
 	const struct endpoint *to;
 	const struct vtep *vtep;
 
+	p->tunnel = p->unheard = p->node = 0;
+	if (p->self || is_self(&p->destination, is_ipv6(p))) {
+		p->self = 1;
+		p->destination_slot = p->source_slot;
+		p->destination_policy = p->source_policy;
+		p->destination_identity = p->source_identity;
+		return 0;
+	}
 	/* Before the look-up: a change in between makes the stamp old, never too new. */
 	p->ipcache_generation = ipcache_generation();
 	found = ipcache_find(&p->destination, p->family);
@@ -103,12 +137,44 @@ static __noinline __u32 leave_destination(struct packet *p, const struct endpoin
 	return p->destination_identity ? 0 : DROP_NO_POLICY;
 }
 
+/*
+ * Whether what is asked for may be a service's frontend: a flow's destination that is nobody's here nor another node's
+ * pod. All others are spared the look-up.
+ */
+static __always_inline bool leave_may_be_served(const struct packet *p)
+{
+	return p->kind == KIND_FLOW && !p->service && !p->self && !p->destination_slot &&
+	       (p->destination_identity < IDENTITY_FIRST_CLUSTER || is_outside(p->destination_identity));
+}
+
+/*
+ * Who the destination is, once services have been asked. 0, or the reason to drop; SERVED_ECHO; with `told` the sender is
+ * to be told of the drop.
+ */
+static __always_inline int leave_towards(struct __sk_buff *skb, struct packet *p, const struct endpoint *ep, bool *told)
+{
+	int reason = leave_destination(p, ep), served;
+
+	if (!leave_may_be_served(p))
+		return reason;
+	served = serve(skb, p, LB_INTERNAL);
+	if (!served)
+		return reason;
+	if (served == SERVED)
+		return leave_destination(p, ep);
+	*told = true;
+	return served;
+}
+
 /* Sends an allowed packet on; `slot` 0: to another node or to the host's stack. */
 static __always_inline int leave_forward(struct __sk_buff *skb, struct packet *p, __u32 slot)
 {
 	const struct endpoint *to = endpoint_at(slot);
+	__u32 reason = p->service && p->ct_state == CT_REPLY ? serve_answer(skb, p) : 0;
 
 	p->direction = DIRECTION_EGRESS; /* should it be dropped yet, that is this end's doing */
+	if (reason)
+		return drop(skb, p, reason);
 	if (!slot)
 		return p->tunnel ? deliver_to_node(skb, p) : deliver_to_stack(skb);
 	if (!to)
@@ -121,7 +187,8 @@ static __always_inline int leave_forward(struct __sk_buff *skb, struct packet *p
 static __noinline int leave_slowly(struct __sk_buff *skb, struct packet *p)
 {
 	const struct endpoint *ep = endpoint_at(p->source_slot);
-	__u32 reason;
+	bool told = false;
+	int reason;
 
 	if (!ep)
 		return drop(skb, p, DROP_UNKNOWN_SENDER);
@@ -133,9 +200,13 @@ static __noinline int leave_slowly(struct __sk_buff *skb, struct packet *p)
 	p->source_identity = policy_subject(p->source_policy);
 	if (!p->source_identity)
 		return drop(skb, p, DROP_NO_POLICY);
-	reason = leave_destination(p, ep);
+	reason = leave_towards(skb, p, ep, &told);
+	if (unlikely(told))
+		return reason == SERVED_ECHO ? answer_echo(skb, p) : refuse(skb, p, reason);
 	if (!reason)
 		reason = judge_flow(skb, p);
+	if (!reason && unlikely(p->backend))
+		reason = serve_remember(p);
 	if (reason)
 		return drop(skb, p, reason);
 	return leave_forward(skb, p, p->destination_policy ? p->destination_slot : 0);

@@ -21,7 +21,7 @@ static __always_inline int overlay_established(struct __sk_buff *skb, struct pac
 	const struct endpoint *to;
 	struct ct_entry *entry;
 	union ct_key key;
-	__u32 side, other, slot, now;
+	__u32 side, other, slot, now, reason;
 
 	side = ct_key_of(p, &key, v6) & 1;
 	other = side ^ 1;
@@ -29,6 +29,11 @@ static __always_inline int overlay_established(struct __sk_buff *skb, struct pac
 	if (!entry || !(entry->flags & CT_TUNNEL))
 		return NOT_ESTABLISHED;
 	now = now_jiffies();
+	if (unlikely(entry->service)) {
+		if (ct_opener(entry) == side)
+			return NOT_ESTABLISHED;
+		p->service = entry->service;
+	}
 	if (entry->slot[side] || entry->stamp[side] != p->source_identity || entry->node != p->node ||
 	    entry->ipcache_generation != ipcache_generation())
 		return NOT_ESTABLISHED;
@@ -43,6 +48,9 @@ static __always_inline int overlay_established(struct __sk_buff *skb, struct pac
 		p->destination_identity = to->identity;
 		enter_report(skb, p, entry, side);
 	}
+	reason = enter_answer(skb, p);
+	if (unlikely(reason))
+		return drop(skb, p, reason);
 	return deliver_local(skb, p, to, slot, DIRECTION_INGRESS, v6);
 }
 
@@ -95,6 +103,8 @@ static __noinline int overlay_slowly(struct __sk_buff *skb, struct packet *p)
 	}
 	p->tunnel = 1;
 	reason = p->kind == KIND_ICMP_ERROR ? related(skb, p) : judge_flow(skb, p);
+	if (!reason)
+		reason = enter_answer(skb, p);
 	if (reason)
 		return drop(skb, p, reason);
 	p->direction = DIRECTION_INGRESS;

@@ -31,6 +31,13 @@ union address {
 	__u8 bytes[16];
 };
 
+/* An address and port that takes another one's place. */
+struct nat_end {
+	union address address;
+	__be16 port;
+	__u8 pad[6];
+};
+
 enum packet_kind {
 	KIND_FLOW = 0, /* TCP, UDP, SCTP, ICMP echo: has a conntrack key */
 	KIND_ICMP_ERROR, /* quotes a packet */
@@ -63,8 +70,10 @@ struct packet {
 	__u8 tunnel; /* bool: the other end is reached through the tunnel */
 	__u8 unheard; /* bool: the destination is behind another node and nobody's as far as is known here */
 	__u8 fragment; /* bool: a piece of a datagram */
-	__u8 pad;
+	__u8 self; /* bool: by way of a service back to its own sender */
 	__u32 node; /* number of the node that the other end is behind */
+	__u32 service; /* number of the service that the flow's opener asked for, 0: none */
+	__u32 backend; /* number of the backend that was just chosen, 0: none was */
 	/* What a verdict rests on: policies of the ends that are judged here (0: none), state of the ipcache it used. */
 	__u32 source_policy;
 	__u32 destination_policy;

@@ -33,6 +33,7 @@ pub const POLICY_KEY_EGRESS: u32 = 128;
 pub const POLICY_DENY: u32 = 1;
 pub const IPCACHE_LPM_FAMILY_BITS: u32 = 32;
 pub const IDENTITY_ENTRIES: u32 = 131072;
+pub const NODE_NUMBERS: u32 = 65535;
 pub const GENEVE_NONE: u32 = 0;
 pub const GENEVE_DEVICE: u32 = 1;
 pub const GENEVE_PROGRAMS: u32 = 2;
@@ -42,6 +43,7 @@ pub const CT_ASKER_B: u32 = 2;
 pub const CT_OPENED_BY_B: u32 = 1;
 pub const CT_HAIRPIN: u32 = 2;
 pub const CT_TUNNEL: u32 = 4;
+pub const CT_SERVICE: u32 = 8;
 pub const REPORT_SHIFT: u32 = 6;
 pub const LB_SERVICES: u32 = 262144;
 pub const LB_BACKENDS: u32 = 524288;
@@ -266,9 +268,10 @@ pub struct CtEntry {
     pub seen: u32,
     pub flags: u8,
     pub tcp_flags: [u8; 2usize],
+    pub reported: [u8; 2usize],
     pub pad: u8,
-    pub reported: [u16; 2usize],
-    pub node: u32,
+    pub node: u16,
+    pub service: u32,
     pub packets: [u64; 2usize],
     pub bytes: [u64; 2usize],
 }
@@ -282,9 +285,10 @@ const _: () = {
     ["Offset of field: CtEntry::seen"][::core::mem::offset_of!(CtEntry, seen) - 16usize];
     ["Offset of field: CtEntry::flags"][::core::mem::offset_of!(CtEntry, flags) - 20usize];
     ["Offset of field: CtEntry::tcp_flags"][::core::mem::offset_of!(CtEntry, tcp_flags) - 21usize];
-    ["Offset of field: CtEntry::pad"][::core::mem::offset_of!(CtEntry, pad) - 23usize];
-    ["Offset of field: CtEntry::reported"][::core::mem::offset_of!(CtEntry, reported) - 24usize];
-    ["Offset of field: CtEntry::node"][::core::mem::offset_of!(CtEntry, node) - 28usize];
+    ["Offset of field: CtEntry::reported"][::core::mem::offset_of!(CtEntry, reported) - 23usize];
+    ["Offset of field: CtEntry::pad"][::core::mem::offset_of!(CtEntry, pad) - 25usize];
+    ["Offset of field: CtEntry::node"][::core::mem::offset_of!(CtEntry, node) - 26usize];
+    ["Offset of field: CtEntry::service"][::core::mem::offset_of!(CtEntry, service) - 28usize];
     ["Offset of field: CtEntry::packets"][::core::mem::offset_of!(CtEntry, packets) - 32usize];
     ["Offset of field: CtEntry::bytes"][::core::mem::offset_of!(CtEntry, bytes) - 48usize];
 };
@@ -663,6 +667,7 @@ pub const DROP_NO_ENDPOINT: DropReason = 152;
 pub const DROP_CT_INSERT_FAILED: DropReason = 155;
 pub const DROP_INVALID_EXTENSION: DropReason = 156;
 pub const DROP_FRAGMENTED: DropReason = 157;
+pub const DROP_NO_SERVICE: DropReason = 158;
 pub const DROP_UNKNOWN_CT_STATE: DropReason = 163;
 pub const DROP_NO_POLICY: DropReason = 165;
 pub const DROP_UNSUPPORTED_L2: DropReason = 166;
@@ -670,8 +675,10 @@ pub const DROP_NO_FIB: DropReason = 169;
 pub const DROP_ENCAPSULATION: DropReason = 170;
 pub const DROP_INVALID_IDENTITY: DropReason = 171;
 pub const DROP_UNKNOWN_SENDER: DropReason = 172;
+pub const DROP_CLUSTER_IP: DropReason = 174;
 pub const DROP_FRAGMENT_NOT_FOUND: DropReason = 175;
 pub const DROP_FORBIDDEN_ICMP6: DropReason = 176;
+pub const DROP_NOT_IN_SOURCE_RANGE: DropReason = 177;
 pub const DROP_NO_PROXY: DropReason = 180;
 pub const DROP_POLICY_DENY: DropReason = 181;
 pub type DropReason = u32;

@@ -48,11 +48,13 @@ pub mod map {
     pub const METRICS: &str = "cilium_metrics";
     /// ARRAY of one `abi::Runtime`.
     pub const RUNTIME: &str = "cilium_runtime";
+    /// PERCPU_ARRAY of one: what the programs have no room for on their stack. Of no meaning between two runs.
+    pub const SCRATCH: &str = "cilium_scratch";
     /// RINGBUF of `abi::Event`.
     pub const EVENTS: &str = "cilium_events";
 
     /// Every map of `CONTAINER`.
-    pub const ALL: [&str; 22] = [
+    pub const ALL: [&str; 23] = [
         LXC,
         POLICIES,
         POLICY,
@@ -61,6 +63,7 @@ pub mod map {
         IDENTITIES,
         TUNNEL,
         NODES,
+        SCRATCH,
         CT4,
         CT6,
         FRAG4,

@@ -20,9 +20,14 @@ use std::sync::Arc;
 #[serde(transparent)]
 pub struct PolicyId(pub u32);
 
-/// What stands for another node in the kernel, where flows remember it. Never 0, never used again while the agent runs.
+/// What stands for another node in the kernel, where flows remember it: 1 to `LAST`, not used again before all were.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct NodeNumber(pub u32);
+
+impl NodeNumber {
+    /// The largest that a flow has room for.
+    pub const LAST: u32 = bpf::abi::NODE_NUMBERS;
+}
 
 /// Where a prefix is reached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

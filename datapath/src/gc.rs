@@ -4,7 +4,7 @@
 
 use crate::Timeouts;
 use crate::clock;
-use crate::maps::conntrack::{Age, Ends};
+use crate::maps::conntrack::{Age, FlowKey, is_service, served};
 use crate::maps::{Maps, endpoints};
 use crate::syscall::{Cursor, Map, test_run};
 use bpf::abi;
@@ -87,32 +87,46 @@ impl Collector {
         let slots = endpoints::read(&self.maps).map_err(io::Error::other)?;
         let alive: BTreeSet<u16> = slots.keys().map(|id| id.0).collect();
         let mut walk = Walk::default();
-        self.walk_map(&self.maps.ct4, &alive, &mut walk, |key| Ends::from(key))?;
-        self.walk_map(&self.maps.ct6, &alive, &mut walk, |key| Ends::from(key))?;
+        self.walk_map(&self.maps.ct4, &alive, &mut walk)?;
+        self.walk_map(&self.maps.ct6, &alive, &mut walk)?;
         Ok(walk)
     }
 
-    fn walk_map<K: aya::Pod>(
+    fn walk_map<K: FlowKey>(
         &self,
         map: &Map<K, abi::CtEntry>,
         alive: &BTreeSet<u16>,
         walk: &mut Walk,
-        ends: impl Fn(&K) -> Ends,
     ) -> io::Result<()> {
         let slack = clock::ticks(SLACK);
         let mut cursor = Cursor::default();
         loop {
             let begun = Instant::now();
             let age = Age { timeouts: &self.timeouts, jiffies: test_run(self.clock.as_fd())? };
-            let over = |key: &K, entry: &abi::CtEntry| {
+            let flow_over = |key: &K, entry: &abi::CtEntry| {
                 let gone = entry.slot.iter().any(|slot| *slot != 0 && !alive.contains(slot));
-                gone || age.is_over(ends(key).protocol(), entry, slack)
+                gone || age.is_over(key.ends().protocol(), entry, slack)
+            };
+            let over = |key: &K, entry: &abi::CtEntry| -> io::Result<bool> {
+                if !is_service(entry) {
+                    return Ok(flow_over(key, entry));
+                }
+                // It was written after its flow, and goes after it.
+                match self.flow_of(key, entry)? {
+                    Some(key) => Ok(map.get(&key)?.is_none_or(|flow| is_service(&flow) || flow_over(&key, &flow))),
+                    None => Ok(true),
+                }
             };
             let Some(batch) = map.next_batch(&mut cursor)? else { return Ok(()) };
             walk.seen += batch.keys.len();
-            for (key, _) in batch.keys.iter().zip(&batch.values).filter(|(key, entry)| over(key, entry)) {
+            for (key, entry) in batch.keys.iter().zip(&batch.values) {
+                if !over(key, entry)? {
+                    continue;
+                }
                 // A packet may have come since the batch was read.
-                if map.get(key)?.is_some_and(|entry| over(key, &entry)) {
+                if let Some(entry) = map.get(key)?
+                    && over(key, &entry)?
+                {
                     map.delete(key)?;
                     walk.removed += 1;
                 }
@@ -122,6 +136,15 @@ impl Collector {
             }
             std::thread::park_timeout(begun.elapsed() * REST);
         }
+    }
+}
+
+impl Collector {
+    /// The flow that a service entry belongs to.
+    fn flow_of<K: FlowKey>(&self, key: &K, entry: &abi::CtEntry) -> io::Result<Option<K>> {
+        let [number, _] = entry.stamp;
+        let backend = self.maps.services.backends.get(&(number % abi::LB_BACKENDS))?;
+        Ok(backend.and_then(|backend| served(key, entry, &backend)))
     }
 }
 

@@ -9,7 +9,7 @@ pub struct DropReason(pub u8);
 /// The first code that means a drop; below it stand the reasons of forwarding.
 pub const FIRST_DROP: u8 = 130;
 
-const TEXTS: [(u8, &str); 49] = [
+const TEXTS: [(u8, &str); 51] = [
     (0, "Success"),
     (2, "Invalid packet"),
     (3, "Interface"),
@@ -50,8 +50,10 @@ const TEXTS: [(u8, &str); 49] = [
     (170, "Encapsulation traffic is prohibited"),
     (171, "Invalid identity"),
     (172, "Unknown sender"),
+    (174, "Is a ClusterIP"),
     (175, "First logical datagram fragment not found"),
     (176, "Forbidden ICMPv6 message"),
+    (177, "Denied by LB src range check"),
     (180, "Proxy redirection not supported for protocol"),
     (181, "Policy denied by denylist"),
     (184, "Failed to update or lookup TC buffer"),

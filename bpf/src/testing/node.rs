@@ -26,7 +26,7 @@ pub struct Options {
     pub pins: Option<std::path::PathBuf>,
 }
 
-const SMALL: [(&str, u32); 12] = [
+const SMALL: [(&str, u32); 16] = [
     (map::CT4, 4096),
     (map::CT6, 4096),
     (map::IPCACHE, 4096),
@@ -35,10 +35,14 @@ const SMALL: [(&str, u32); 12] = [
     (map::IDENTITIES, 4096),
     (map::TUNNEL, 4096),
     (map::NODES, 4096),
+    (map::EVENTS, 1 << 20),
     (map::LB_SERVICES, 4096),
     (map::LB_PLACES, 4096),
+    (map::LB_BACKENDS, 4096),
+    (map::LB_REVERSE, 4096),
     (map::LB_AFFINITY, 4096),
-    (map::EVENTS, 1 << 20),
+    (map::LB_AFFINITY_MATCH, 4096),
+    (map::LB_SOURCE_RANGE, 4096),
 ];
 
 /// Room in front of and behind what a program may make of a packet.
@@ -193,6 +197,26 @@ impl Node {
             events.push(unsafe { std::ptr::read_unaligned(record.as_ptr().cast::<abi::Event>()) });
         }
         Ok(events)
+    }
+
+    /// Writes into a hash.
+    pub fn put<K: aya::Pod, V: aya::Pod>(&mut self, name: &str, key: K, value: V) -> anyhow::Result<()> {
+        Ok(HashMap::<_, K, V>::try_from(self.map_mut(name)?)?.insert(key, value, 0)?)
+    }
+
+    /// Deletes from a hash what is there.
+    pub fn delete<K: aya::Pod, V: aya::Pod>(&mut self, name: &str, key: K) -> anyhow::Result<()> {
+        Ok(HashMap::<_, K, V>::try_from(self.map_mut(name)?)?.remove(&key)?)
+    }
+
+    /// Writes into an array.
+    pub fn set<V: aya::Pod>(&mut self, name: &str, index: u32, value: V) -> anyhow::Result<()> {
+        Ok(Array::<_, V>::try_from(self.map_mut(name)?)?.set(index, value, 0)?)
+    }
+
+    /// Reads from an array.
+    pub fn get<V: aya::Pod>(&self, name: &str, index: u32) -> anyhow::Result<V> {
+        Ok(Array::<_, V>::try_from(self.map(name)?)?.get(&index, 0)?)
     }
 
     /// Raw access for what the shorthands leave out.

@@ -54,7 +54,7 @@ fn every_struct_is_its_twin() {
         "ct4_key" => Ct4Key { a, b, pa, pb, protocol, asker, pad },
         "ct6_key" => Ct6Key { a, b, pa, pb, protocol, asker, pad },
         "ct_entry" => CtEntry {
-            stamp, slot, ipcache_generation, seen, flags, tcp_flags, pad, reported, node, packets, bytes
+            stamp, slot, ipcache_generation, seen, flags, tcp_flags, reported, pad, node, service, packets, bytes
         },
         "frag4_key" => Frag4Key { source, destination, id, protocol, pad },
         "frag6_key" => Frag6Key { source, destination, id, protocol, pad },

@@ -52,6 +52,10 @@ pub struct Flow {
     pub state: FlowState,
     pub source: FlowEnd,
     pub destination: FlowEnd,
+    /// The service that its opener asked for, by its number in the kernel.
+    pub service: Option<u32>,
+    /// No flow, but which backend a frontend's flow was given: that one's number in the kernel. It goes with the flow.
+    pub backend: Option<u32>,
     /// Seconds until it is forgotten if nothing comes; 0: it is, and waits to be collected.
     pub expires: u64,
 }
@@ -132,6 +136,80 @@ impl Ends {
     }
 }
 
+/// What a container that was chosen to serve itself sees as its caller; as in bpf/lib/serve.h.
+const SELF_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 42, 1);
+const SELF_V6: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0xa9fe, 0x2a01);
+
+/// A key of conntrack: what it says, and how it is made of that. No ICMP: services have none.
+pub trait FlowKey: aya::Pod {
+    fn ends(&self) -> Ends;
+    /// `None`: not of this family.
+    fn of(ends: [(IpAddr, u16); 2], protocol: Protocol) -> Option<Self>;
+}
+
+impl FlowKey for abi::Ct4Key {
+    fn ends(&self) -> Ends {
+        Ends::from(self)
+    }
+
+    fn of([one, other]: [(IpAddr, u16); 2], protocol: Protocol) -> Option<abi::Ct4Key> {
+        let ((IpAddr::V4(one), p), (IpAddr::V4(other), q)) = (one, other) else { return None };
+        // As the machine reads both from memory.
+        let order = |ip: Ipv4Addr, port: u16| (u32::from_ne_bytes(ip.octets()), u16::from_ne_bytes(port.to_be_bytes()));
+        let ((a, pa), (b, pb)) =
+            if order(one, p) > order(other, q) { ((other, q), (one, p)) } else { ((one, p), (other, q)) };
+        let (pa, pb) = (abi::Be16::new(pa), abi::Be16::new(pb));
+        Some(abi::Ct4Key { a: a.into(), b: b.into(), pa, pb, protocol: protocol.0, ..Default::default() })
+    }
+}
+
+impl FlowKey for abi::Ct6Key {
+    fn ends(&self) -> Ends {
+        Ends::from(self)
+    }
+
+    fn of([one, other]: [(IpAddr, u16); 2], protocol: Protocol) -> Option<abi::Ct6Key> {
+        let ((IpAddr::V6(one), p), (IpAddr::V6(other), q)) = (one, other) else { return None };
+        let order = |ip: Ipv6Addr, port: u16| {
+            let half = |at: usize| u64::from_ne_bytes(std::array::from_fn(|n| ip.octets()[at + n]));
+            (half(0), half(8), u16::from_ne_bytes(port.to_be_bytes()))
+        };
+        let ((a, pa), (b, pb)) =
+            if order(one, p) > order(other, q) { ((other, q), (one, p)) } else { ((one, p), (other, q)) };
+        let (pa, pb) = (abi::Be16::new(pa), abi::Be16::new(pb));
+        Some(abi::Ct6Key { a: a.octets(), b: b.octets(), pa, pb, protocol: protocol.0, ..Default::default() })
+    }
+}
+
+/// Whether an entry only says which backend a frontend's flow was given.
+pub fn is_service(entry: &abi::CtEntry) -> bool {
+    u32::from(entry.flags) & abi::CT_SERVICE != 0
+}
+
+/// The key of the flow that belongs to a service entry. `backend`: what the kernel holds in the place of the one that the
+/// entry names. `None`: that one is gone, and the flow with it.
+pub fn served<K: FlowKey>(key: &K, entry: &abi::CtEntry, backend: &abi::LbBackend) -> Option<K> {
+    let [number, _] = entry.stamp;
+    if backend.number != number {
+        return None;
+    }
+    let ip = match u32::from(backend.family) {
+        abi::FAMILY_IPV4 => {
+            let [a, b, c, d, ..] = backend.address;
+            IpAddr::from([a, b, c, d])
+        }
+        abi::FAMILY_IPV6 => IpAddr::from(backend.address),
+        _ => return None,
+    };
+    let ends = key.ends();
+    let [a, b] = [(ends.addresses[0], ends.ports[0]), (ends.addresses[1], ends.ports[1])];
+    let (mut client, port) = if u32::from(entry.flags) & abi::CT_OPENED_BY_B != 0 { b } else { a };
+    if client == ip {
+        client = if ip.is_ipv4() { SELF_V4.into() } else { SELF_V6.into() };
+    }
+    K::of([(client, port), (ip, backend.port.get())], ends.protocol)
+}
+
 /// By which the age of an entry is told.
 pub struct Age<'a> {
     pub timeouts: &'a Timeouts,
@@ -178,7 +256,7 @@ fn decode(ends: &Ends, entry: &abi::CtEntry, age: &Age<'_>) -> Flow {
         port: ends.ports[side],
         endpoint: Some(EndpointId(entry.slot[side])).filter(|id| id.0 != 0),
         policy: (entry.slot[side] != 0).then_some(entry.stamp[side]),
-        identity: (entry.slot[side] == 0).then_some(entry.stamp[side]),
+        identity: (entry.slot[side] == 0 && !is_service(entry)).then_some(entry.stamp[side]),
         tcp_flags: entry.tcp_flags[side],
         packets: entry.packets[side],
         bytes: entry.bytes[side],
@@ -187,7 +265,10 @@ fn decode(ends: &Ends, entry: &abi::CtEntry, age: &Age<'_>) -> Flow {
     let (source, destination) = if opened_by_b { (end(1), end(0)) } else { (end(0), end(1)) };
     let left = age.limit(ends.protocol, entry).saturating_sub(age.of(entry));
     let expires = (clock::tick() * left).as_secs();
-    Flow { protocol: ends.protocol, state: state(ends.protocol, entry), source, destination, expires }
+    let service = Some(entry.service).filter(|number| *number != 0);
+    let [stamp, _] = entry.stamp;
+    let backend = is_service(entry).then_some(stamp);
+    Flow { protocol: ends.protocol, state: state(ends.protocol, entry), source, destination, service, backend, expires }
 }
 
 #[cfg(test)]
@@ -219,6 +300,33 @@ mod tests {
         assert_eq!((flow.source.port, flow.source.packets, flow.source.identity), (4000, 20, Some(2)));
         assert_eq!((flow.destination.endpoint, flow.destination.policy), (Some(EndpointId(7)), Some(3)));
         assert_eq!(flow.state, FlowState::Established);
+    }
+
+    #[test]
+    fn a_service_entry_leads_to_its_flow() {
+        let service: abi::Ct4Key = FlowKey::of([ip(1, 4000), ip(99, 80)], Protocol::TCP).unwrap();
+        let by_b = service.ends().ports[1] == 4000;
+        let flags = abi::CT_SERVICE | if by_b { abi::CT_OPENED_BY_B } else { 0 };
+        let entry = abi::CtEntry { flags: flags as u8, stamp: [7, 0], service: 3, ..Default::default() };
+        let mut backend =
+            abi::LbBackend { number: 7, port: Be16::new(8080), family: abi::FAMILY_IPV4 as u8, ..Default::default() };
+        backend.address[..4].copy_from_slice(&[10, 0, 0, 2]);
+        let wanted: abi::Ct4Key = FlowKey::of([ip(2, 8080), ip(1, 4000)], Protocol::TCP).unwrap();
+        assert_eq!(served(&service, &entry, &backend), Some(wanted));
+        // Itself, under another address.
+        backend.address[3] = 1;
+        let wanted: abi::Ct4Key = FlowKey::of([(SELF_V4.into(), 4000), ip(1, 8080)], Protocol::TCP).unwrap();
+        assert_eq!(served(&service, &entry, &backend), Some(wanted));
+        // Somebody else in that place, or nobody.
+        assert_eq!(served(&service, &entry, &abi::LbBackend { number: 8, ..backend }), None);
+        assert_eq!(served(&service, &entry, &abi::LbBackend { family: 0, ..backend }), None);
+        let flow = decode(&Ends::from(&service), &entry, &age(&Timeouts::default(), 0));
+        assert_eq!((flow.source.port, flow.service, flow.backend), (4000, Some(3), Some(7)));
+        assert_eq!(flow.source.identity, None);
+    }
+
+    fn ip(last: u8, port: u16) -> (IpAddr, u16) {
+        (IpAddr::from([10, 0, 0, last]), port)
     }
 
     #[test]

@@ -60,21 +60,27 @@ impl Wanted {
         self.nodes.get(&address).copied().unwrap_or(address)
     }
 
-    /// A number for each node, by the address that stands for it: the one that it has, or one that no node ever had.
+    /// A number for each node, by the address that stands for it: the one that it has, or one that no node ever had. Once
+    /// all were given: one that no node has. Flows of who had it are judged again since it went.
     fn numbers(&self, current: &Current) -> Numbers {
         let bpf = &current.bpf;
         let behind = bpf.vteps.values().map(|vtep| (self.name(vtep.address), vtep.node));
         let nodes = bpf.nodes.iter().map(|(address, number)| (self.name(*address), *number));
         let held: Numbers = behind.chain(nodes).collect();
+        let in_kernel: BTreeSet<NodeNumber> =
+            bpf.vteps.values().map(|v| v.node).chain(bpf.nodes.values().copied()).collect();
         let mut last = bpf.last_node;
         let (mut numbers, mut taken) = (Numbers::new(), BTreeSet::new());
         let names = self.nodes.values().copied().chain(self.pods.values().map(|vtep| self.name(*vtep)));
         for name in names.collect::<BTreeSet<IpAddr>>() {
-            let number = held.get(&name).copied().filter(|number| number.0 != 0 && !taken.contains(number));
-            let number = number.unwrap_or_else(|| {
-                last = last.wrapping_add(1).max(1);
-                NodeNumber(last)
-            });
+            let fits = |number: &NodeNumber| (1..=NodeNumber::LAST).contains(&number.0);
+            let number = held.get(&name).copied().filter(|number| fits(number) && !taken.contains(number));
+            let free = |number: &NodeNumber| !taken.contains(number) && !in_kernel.contains(number);
+            let after =
+                |last: u32| (last + 1..=NodeNumber::LAST).chain(1..=NodeNumber::LAST).map(NodeNumber).find(free);
+            // Without a number it is not believed: there are more nodes than numbers.
+            let Some(number) = number.or_else(|| after(last)) else { continue };
+            last = last.max(number.0);
             taken.insert(number);
             numbers.insert(name, number);
         }
