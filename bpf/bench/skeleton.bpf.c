@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The yardstick S: the least map work that a correct same-node verdict needs, without anything that makes a datapath
- * (no source check, no lifetimes, no fragments, no wildcards, no IPv6). And the bare look-ups H (hash) and L (trie).
+ * (no source check, no lifetimes, no fragments, no wildcards, no IPv6). S_lb: the same with a load balancer before it. And
+ * the bare look-ups H (hash) and L (trie).
  * Probes for a budget, never attached.
  */
 #include "../lib/kernel.h"
@@ -22,8 +23,25 @@ struct s_flow {
 	__u32 seen, ifindex;
 	__u8 mac[6], node_mac[6];
 	__u32 identity[2];
-	__u32 flags, pad[2];
+	__u32 flags;
+	__be32 backend; /* of S_lb */
+	__be16 backend_port, pad;
 	__u64 packets, bytes;
+};
+
+struct s_service_key {
+	__be32 address;
+	__be16 port;
+	__u8 protocol, pad;
+};
+
+struct s_service {
+	__u32 first, places;
+};
+
+struct s_backend {
+	__be32 address;
+	__be16 port, pad;
 };
 
 struct s_policy_key {
@@ -59,6 +77,9 @@ MAP(s_hosts, BPF_MAP_TYPE_HASH, __u32, struct s_host, FLOWS, 0);
 MAP(s_endpoints, BPF_MAP_TYPE_ARRAY, __u32, struct s_endpoint, 65536, 0);
 MAP(s_policy, BPF_MAP_TYPE_HASH, struct s_policy_key, __u64, 32768, 0);
 MAP(s_counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct s_counter, 512, 0);
+MAP(s_services, BPF_MAP_TYPE_HASH, struct s_service_key, struct s_service, 262144, 0);
+MAP(s_places, BPF_MAP_TYPE_ARRAY, __u32, __u32, 262144, 0);
+MAP(s_backends, BPF_MAP_TYPE_ARRAY, __u32, struct s_backend, 262144, 0);
 MAP(h_table, BPF_MAP_TYPE_HASH, struct s_key, struct s_flow, FLOWS, 0);
 MAP(l_table, BPF_MAP_TYPE_LPM_TRIE, struct s_prefix, struct s_host, FLOWS, BPF_F_NO_PREALLOC);
 
@@ -128,10 +149,11 @@ static __always_inline __u32 s_clock(void)
 }
 
 /* Two hosts, two policies, one entry, one event. */
-static __always_inline bool s_open(struct __sk_buff *skb, const struct s_packet *p, struct s_flow *flow)
+static __always_inline bool s_open(struct __sk_buff *skb, const struct s_packet *p, __be32 called, __be16 port,
+				   struct s_flow *flow)
 {
-	struct s_host *from = bpf_map_lookup_elem(&s_hosts, &p->key.a), *to = bpf_map_lookup_elem(&s_hosts, &p->key.b);
-	struct s_policy_key q = { .port = p->key.pb, .protocol = p->key.protocol, .direction = 1 };
+	struct s_host *from = bpf_map_lookup_elem(&s_hosts, &p->key.a), *to = bpf_map_lookup_elem(&s_hosts, &called);
+	struct s_policy_key q = { .port = port, .protocol = p->key.protocol, .direction = 1 };
 	struct s_endpoint *ep;
 	__u64 *event;
 
@@ -169,31 +191,103 @@ static __always_inline bool s_open(struct __sk_buff *skb, const struct s_packet 
 	return true;
 }
 
+static __always_inline struct s_flow *s_established(struct __sk_buff *skb, const struct s_packet *p)
+{
+	struct s_flow *flow = bpf_map_lookup_elem(&s_flows, &p->key);
+	__u32 now;
+
+	if (!flow || flow->generation[0] != s_generation[0] || flow->generation[1] != s_generation[1])
+		return NULL;
+	now = s_clock();
+	if (flow->seen != now)
+		flow->seen = now;
+	flow->packets++;
+	flow->bytes += skb->len;
+	if (p->tcp_flags & 5)
+		flow->flags |= p->tcp_flags;
+	return flow;
+}
+
 SEC("classifier/skeleton") int skeleton(struct __sk_buff *skb)
 {
 	struct s_flow opened = {};
 	struct s_packet p;
 	struct s_flow *flow;
-	__u32 now;
 
 	if (!s_parse(skb, &p))
 		return TC_ACT_SHOT;
-	flow = bpf_map_lookup_elem(&s_flows, &p.key);
-	if (flow && flow->generation[0] == s_generation[0] && flow->generation[1] == s_generation[1]) {
-		now = s_clock();
-		if (flow->seen != now)
-			flow->seen = now;
-		flow->packets++;
-		flow->bytes += skb->len;
-		if (p.tcp_flags & 5)
-			flow->flags |= p.tcp_flags;
+	flow = s_established(skb, &p);
+	if (flow)
 		return s_deliver(skb, flow);
-	}
-	if (!s_open(skb, &p, &opened)) {
+	if (!s_open(skb, &p, p.key.b, p.key.pb, &opened)) {
 		s_count(1, skb->len);
 		return TC_ACT_SHOT;
 	}
 	return s_deliver(skb, &opened);
+}
+
+static __always_inline void s_translate(struct __sk_buff *skb, const struct s_packet *p, const struct s_flow *flow)
+{
+	struct iphdr *ip = packet_start(skb) + ETH_HLEN;
+	__be16 *ports = (void *)(ip + 1);
+	const __be32 from = p->key.b, to = flow->backend;
+	const __u32 check_at = ETH_HLEN + sizeof(*ip) + 16;
+	__u32 sum;
+
+	if ((void *)ports + 20 > packet_end(skb))
+		return;
+	ip->daddr = to;
+	ports[1] = flow->backend_port;
+	sum = (__u16)~ip->check + (__u16)~from + (__u16)~(from >> 16) + (__u16)to + (__u16)(to >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	ip->check = ~(sum + (sum >> 16));
+	bpf_l4_csum_replace(skb, check_at, from, to, BPF_F_PSEUDO_HDR | 4);
+	if (p->key.pb != flow->backend_port)
+		bpf_l4_csum_replace(skb, check_at, p->key.pb, flow->backend_port, 2);
+}
+
+static __always_inline bool s_choose(const struct s_packet *p, struct s_flow *flow)
+{
+	struct s_service_key key = { .address = p->key.b, .port = p->key.pb, .protocol = p->key.protocol };
+	struct s_service *service = bpf_map_lookup_elem(&s_services, &key);
+	struct s_backend *backend;
+	__u64 hash;
+	__u32 place, *number;
+
+	if (!service)
+		return false;
+	hash = (p->key.a ^ 0x9e3779b9u) * 0xff51afd7ed558ccdULL;
+	hash ^= hash >> 33;
+	hash = (hash + ((__u64)p->key.b << 32 | p->key.pa << 16 | p->key.pb)) * 0xc4ceb9fe1a85ec53ULL;
+	place = service->first + ((hash >> 32) * service->places >> 32);
+	number = bpf_map_lookup_elem(&s_places, &place);
+	backend = number ? bpf_map_lookup_elem(&s_backends, number) : NULL;
+	if (!backend)
+		return false;
+	flow->backend = backend->address;
+	flow->backend_port = backend->port;
+	return true;
+}
+
+/* S_lb: one entry holds the verdict and the translation. */
+SEC("classifier/balancer") int balancer(struct __sk_buff *skb)
+{
+	struct s_flow opened = {};
+	struct s_packet p;
+	struct s_flow *flow;
+
+	if (!s_parse(skb, &p))
+		return TC_ACT_SHOT;
+	flow = s_established(skb, &p);
+	if (!flow) {
+		if (!s_choose(&p, &opened) || !s_open(skb, &p, opened.backend, opened.backend_port, &opened)) {
+			s_count(1, skb->len);
+			return TC_ACT_SHOT;
+		}
+		flow = &opened;
+	}
+	s_translate(skb, &p, flow);
+	return s_deliver(skb, flow);
 }
 
 /* H: one look-up of the flow in a plain hash, which it fills itself. */

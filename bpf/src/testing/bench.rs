@@ -14,6 +14,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, ProgramArray};
 use aya::programs::{SchedClassifier, TestRun};
 use aya::{Ebpf, EbpfLoader, Pod, TestRunOptions};
+use std::net::Ipv4Addr;
 
 static SKELETON: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/skeleton.bpf.o"));
 pub(super) static DRIVER: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/driver.bpf.o"));
@@ -72,9 +73,15 @@ struct Traffic {
     vary_address: bool,
     ipv6: bool,
     spread: u32,
+    destination: Ipv4Addr,
 }
 
 impl Traffic {
+    /// To the services.
+    fn service(flows: u32) -> Traffic {
+        Traffic { port: fixture::SERVICE_PORT, destination: fixture::SERVICE, ..Traffic::established(flows) }
+    }
+
     fn established(flows: u32) -> Traffic {
         Traffic {
             flows,
@@ -85,6 +92,7 @@ impl Traffic {
             vary_address: false,
             ipv6: false,
             spread: 0,
+            destination: fixture::CALLED,
         }
     }
 }
@@ -95,7 +103,7 @@ struct Driver(Ebpf);
 impl Driver {
     fn new(traffic: &Traffic) -> anyhow::Result<Driver> {
         let source = u32::from_ne_bytes(fixture::CALLER.octets());
-        let destination = u32::from_ne_bytes(fixture::CALLED.octets());
+        let destination = u32::from_ne_bytes(traffic.destination.octets());
         let mut ebpf = EbpfLoader::new()
             .override_global("flows", &traffic.flows, true)
             .override_global("port", &traffic.port, true)
@@ -146,7 +154,7 @@ struct Yardstick(Ebpf);
 impl Yardstick {
     fn new() -> anyhow::Result<Yardstick> {
         let mut ebpf = Ebpf::load(SKELETON).context("load the yardsticks")?;
-        for name in ["skeleton", "bare_hash", "bare_lpm"] {
+        for name in ["skeleton", "balancer", "bare_hash", "bare_lpm"] {
             load(&mut ebpf, name)?;
         }
         let mut yardstick = Yardstick(ebpf);
@@ -163,6 +171,24 @@ impl Yardstick {
             yardstick.insert("s_policy", [fixture::CALLER_IDENTITY, be | 6 << 16], 1u64)?;
         }
         Ok(yardstick)
+    }
+
+    /// The services of the fixture.
+    fn fill_services(&mut self) -> anyhow::Result<()> {
+        let called = u32::from_ne_bytes(fixture::CALLED.octets());
+        for (n, port) in (0..).zip(fixture::ports()) {
+            let be = |port: u32| u16::try_from(port).map(|port| u32::from(port.to_be()));
+            self.insert(
+                "s_services",
+                [u32::from_ne_bytes(fixture::SERVICE.octets()), be(fixture::SERVICE_PORT + n)? | 6 << 16],
+                [n, 1],
+            )?;
+            let map = self.0.map_mut("s_places").context("no s_places")?;
+            Array::<_, u32>::try_from(map)?.set(n, n, 0)?;
+            let map = self.0.map_mut("s_backends").context("no s_backends")?;
+            Array::<_, [u32; 2]>::try_from(map)?.set(n, [called, be(port)?], 0)?;
+        }
+        Ok(())
     }
 
     fn insert<K: Pod, V: Pod>(&mut self, name: &str, key: K, value: V) -> anyhow::Result<()> {
@@ -192,6 +218,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<Report> {
     bench.new_flows()?;
     bench.policy_sizes()?;
     bench.denied()?;
+    bench.services()?;
     bench.look_ups()?;
     let structure = structure::Path::of(bench.forward.program(program::FROM_CONTAINER)?)?;
     let mut verified = Vec::new();
@@ -227,7 +254,14 @@ impl Bench {
         let node = |slot| {
             Node::new(&Options {
                 knobs: vec![loopback_is(slot)],
-                sizes: vec![(map::CT4, FLOWS), (map::CT6, FLOWS), (map::EVENTS, EVENT_BYTES), (map::POLICY, POLICIES)],
+                sizes: vec![
+                    (map::CT4, FLOWS),
+                    (map::CT6, FLOWS),
+                    (map::EVENTS, EVENT_BYTES),
+                    (map::POLICY, POLICIES),
+                    (map::LB_SERVICES, abi::LB_SERVICES),
+                    (map::LB_REVERSE, abi::LB_SERVICES),
+                ],
                 pins: Some(pins.path()),
             })
         };
@@ -431,6 +465,72 @@ impl Bench {
         self.push("denied, S without event", "S", 0, skeleton, None);
         self.push("denied, S without event", "from_container", 0, summary(ours, floor), Some(skeleton.0));
         Ok(())
+    }
+
+    /// Flows to a service, with few services and with many; S_lb in place of S.
+    fn services(&mut self) -> anyhow::Result<()> {
+        const PACKETS: u32 = 30_000;
+        const FEW: u32 = 10;
+        const MANY: u32 = 100_000;
+        self.yardstick.fill_services()?;
+        let mut few = Vec::new();
+        // Flows of the rows before must not be met again.
+        for (others, port) in [(FEW, 50), (MANY, 100)] {
+            fixture::fill_services(&mut self.forward, others)?;
+            for (flows, packets) in [(1, 500_000), (60_000, 600_000)] {
+                for tcp_flags in [SYN, ACK] {
+                    let traffic = Traffic { tcp_flags, fresh: true, ..Traffic::service(flows) };
+                    self.beside_balancer(&traffic, flows, 1)?;
+                }
+                let beside = self.beside_balancer(&Traffic::service(flows), packets, self.runs)?;
+                few.push(self.push_service("service, established", flows, others == MANY, beside, &few));
+            }
+            let traffic = Traffic { tcp_flags: SYN, fresh: true, ..Traffic::service(1) };
+            let traffic = Traffic { port: fixture::SERVICE_PORT + port, ..traffic };
+            let beside = self.beside_balancer(&traffic, PACKETS, self.runs)?;
+            few.push(self.push_service("service, new flow", 0, others == MANY, beside, &few));
+        }
+        Ok(())
+    }
+
+    /// S_lb and the program on one traffic.
+    fn beside_balancer(&mut self, traffic: &Traffic, packets: u32, runs: usize) -> anyhow::Result<[(f64, f64); 2]> {
+        let mut driver = Driver::new(traffic)?;
+        let mut times: [Vec<f64>; 3] = Default::default();
+        for _ in 0..runs {
+            let found = [
+                driver.run(None, packets)?,
+                driver.run(Some(classifier(&self.yardstick.0, "balancer")?), packets)?,
+                driver.run(Some(self.forward.program(program::FROM_CONTAINER)?), packets)?,
+            ];
+            self.drain_timed()?;
+            for (_, action) in &found[1..] {
+                anyhow::ensure!(*action == super::node::ACT_REDIRECT, "action {action} in place of a redirect");
+            }
+            times.iter_mut().zip(found).for_each(|(times, (time, _))| times.push(time));
+        }
+        let [floor, balancer, ours] = times;
+        let floor = summary(floor, 0.0).0;
+        Ok([summary(balancer, floor), summary(ours, floor)])
+    }
+
+    /// Rows of one traffic; with many services beside what it took with few. Tells what it took.
+    fn push_service(
+        &mut self,
+        situation: &'static str,
+        flows: u32,
+        many: bool,
+        [balancer, ours]: [(f64, f64); 2],
+        few: &[(&'static str, u32, f64)],
+    ) -> (&'static str, u32, f64) {
+        if many {
+            let beside = few.iter().find(|row| row.0 == situation && row.1 == flows).map(|row| row.2);
+            self.push(&format!("{situation}, 100,000 beside 10"), "from_container", flows, ours, beside);
+        } else {
+            self.push(situation, "S_lb", flows, balancer, None);
+            self.push(situation, "from_container", flows, ours, Some(balancer.0));
+        }
+        (situation, flows, ours.0)
     }
 
     fn look_ups(&mut self) -> anyhow::Result<()> {

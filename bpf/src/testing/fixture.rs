@@ -4,6 +4,7 @@
 
 use super::node::Node;
 use crate::abi;
+use crate::names::map;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
@@ -15,6 +16,10 @@ pub const CALLER_IDENTITY: u32 = 1000;
 pub const CALLED_IDENTITY: u32 = 2000;
 /// The first port that may be called.
 pub const PORT: u32 = 8000;
+
+/// A service of which the called one is the only backend: each port leads to one of `ports`.
+pub const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+pub const SERVICE_PORT: u32 = 20_000;
 
 /// Of the called one the next number.
 pub const CALLER_POLICY: u32 = 11;
@@ -52,6 +57,36 @@ pub fn fill(node: &mut Node) -> anyhow::Result<()> {
         }
     }
     node.set_runtime(abi::Runtime { ipcache_generation: 1, monitor: abi::MONITOR_MEDIUM, ..Default::default() })
+}
+
+/// Writes the services, and so many others.
+pub fn fill_services(node: &mut Node, others: u32) -> anyhow::Result<()> {
+    for (n, port) in (0..).zip(ports()) {
+        let called = ipcache_key(CALLED.into());
+        let (number, family) = (n + 1, called.family);
+        let port = abi::Be16::new(u16::try_from(port)?);
+        let backend = abi::LbBackend { number, port, family, address: called.address, ..Default::default() };
+        node.set(map::LB_BACKENDS, number, backend)?;
+        let mut row = abi::LbRow::default();
+        row.backend[0] = number;
+        node.set(map::LB_PLACES, number, row)?;
+        put_service(node, number, SERVICE, SERVICE_PORT + n)?;
+    }
+    for n in 0..others {
+        put_service(node, 1000 + n, Ipv4Addr::from(u32::from(SERVICE) + 1 + n / 50), 80 + n % 50)?;
+    }
+    Ok(())
+}
+
+fn put_service(node: &mut Node, number: u32, address: Ipv4Addr, port: u32) -> anyhow::Result<()> {
+    let abi::IpcacheKey { family, address, .. } = ipcache_key(address.into());
+    let port = abi::Be16::new(u16::try_from(port)?);
+    node.set(map::LB_REVERSE, number, abi::LbReverse { number, port, family, address, ..Default::default() })?;
+    // The others are as one of the first, so that a look-up that finds a wrong one still finds somebody.
+    let first = ((number - 1) % 200 + 1) * abi::LB_ROW;
+    let kind = abi::LB_CLUSTER_IP as u8;
+    let service = abi::LbService { number, first: [first; 2], places: [1; 2], kind, ..Default::default() };
+    node.put(map::LB_SERVICES, abi::LbKey { address, port, protocol: 6, family }, service)
 }
 
 /// Writes policies by which these ports may be called: `policy` of the caller, the next number of the called one.
