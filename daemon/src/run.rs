@@ -226,7 +226,8 @@ async fn start(
     });
     stage.send_replace(Stage::Ready(agent));
 
-    let session = share(&config, &mut stores, &inputs, &outputs, &controllers, &contact, mesh, &mut life.working);
+    follow_others(&config, &mut stores, &inputs, mesh, &mut life.working);
+    let session = share(&config, &mut stores, &inputs, &outputs, &controllers, &contact, &mut life.working);
     if !stores.is_embedded {
         let keeper = Keeper {
             blocks,
@@ -389,6 +390,28 @@ fn start_health(
     Some(health)
 }
 
+/// The kvstores of other clusters, where this cluster is one of several.
+fn follow_others(
+    config: &Config,
+    stores: &mut Stores,
+    inputs: &Inputs,
+    mesh: Option<mesh::Report>,
+    working: &mut Tasks,
+) {
+    if let Some((own, report)) = config.cluster.in_mesh().zip(mesh) {
+        let others = Mesh {
+            folder: config.cluster.others.clone(),
+            own,
+            inputs: inputs.clone(),
+            grace: config.node_grace,
+            memory: stores.memory.clone(),
+            remembered: std::mem::take(&mut stores.remembered.clusters),
+            report,
+        };
+        working.spawn_infallible("other clusters", |shutdown| others.run(shutdown));
+    }
+}
+
 /// Everything that lives in the kvstore: policy, identities, other nodes, and what this node shows them, by the session.
 fn share(
     config: &Config,
@@ -397,7 +420,6 @@ fn share(
     outputs: &watch::Receiver<Arc<Outputs>>,
     controllers: &Controllers,
     contact: &Contact,
-    mesh: Option<mesh::Report>,
     working: &mut Tasks,
 ) -> Session {
     let feed = PolicyFeed {
@@ -413,19 +435,7 @@ fn share(
         let controllers = controllers.clone();
         working.spawn_infallible("memory of the cluster", |shutdown| writer.run(shutdown, controllers));
     }
-    let Remembered { nodes, addresses, identities: known, clusters } = std::mem::take(&mut stores.remembered);
-    if let Some((own, report)) = config.cluster.in_mesh().zip(mesh) {
-        let others = Mesh {
-            folder: config.cluster.others.clone(),
-            own,
-            inputs: inputs.clone(),
-            grace: config.node_grace,
-            memory: stores.memory.clone(),
-            remembered: clusters,
-            report,
-        };
-        working.spawn_infallible("other clusters", |shutdown| others.run(shutdown));
-    }
+    let Remembered { nodes, addresses, identities: known, clusters: _ } = std::mem::take(&mut stores.remembered);
     // What others may have taken while this node had no lease is announced when the keeper of its blocks has compared.
     let guarded: &[&str] = if stores.is_embedded { &[] } else { &[kvstore::keys::NODES, kvstore::keys::IPS] };
     let options = session::Options { ttl: config.kvstore.lease_ttl, guarded, ..session::Options::default() };

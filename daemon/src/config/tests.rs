@@ -117,7 +117,7 @@ fn a_cluster_among_several_has_an_id_a_name_and_an_etcd() {
         let all = [&etcd[..], &[id.as_str(), name.as_str()]].concat();
         assert_eq!(faults(&all).len(), 1, "{all:?}");
     }
-    let config = config(&with(&["--cluster-id=255", "--cluster-name=east-1"]));
+    let config = load_with(&with(&["--cluster-id=255", "--cluster-name=east-1"])).unwrap();
     assert_eq!(config.cluster.id, 255);
     assert_eq!(config.cluster.in_mesh().map(|name| name.to_string()).as_deref(), Some("east-1"));
     let labels = config.label_filter.container_labels(&Default::default()).to_string();
@@ -126,7 +126,7 @@ fn a_cluster_among_several_has_an_id_a_name_and_an_etcd() {
 
 #[test]
 fn a_cluster_without_an_id_has_the_identities_that_it_always_had() {
-    let config = config(&["--cluster-name=east"]);
+    let config = load_with(&["--cluster-name=east"]).unwrap();
     assert_eq!(config.cluster.in_mesh(), None);
     assert_eq!(config.label_filter.container_labels(&Default::default()).to_string(), "container:unlabelled");
 }

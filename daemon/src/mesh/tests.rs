@@ -135,7 +135,8 @@ async fn an_earlier_run_is_believed_until_the_kvstore_speaks() {
     let (known, task) = World::begin().await;
     known.fill(2).await;
     known.is_ready().await;
-    let entry = |key: String| async { known.backend.get(&key).await.unwrap().unwrap().value };
+    let backend = &known.backend;
+    let entry = |key: String| async move { backend.get(&key).await.unwrap().unwrap().value };
     let node_name = state::NodeName { cluster: "b".to_owned(), name: "n1".to_owned() };
     let node = state::shared_records::node(node_name, &entry(keys::node("b", "n1")).await).unwrap();
     let address = "10.65.1.7".parse().unwrap();

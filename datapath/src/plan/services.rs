@@ -234,8 +234,8 @@ impl<'a> Draft<'a> {
         if backends.is_empty() {
             return Ok(Places::default());
         }
-        let known = neighbour.into_iter().chain(former.iter().flat_map(|former| &former.places));
-        for places in known.filter(|places| places.backends == backends) {
+        let mut known = neighbour.into_iter().chain(former.iter().flat_map(|former| &former.places));
+        if let Some(places) = known.find(|places| places.backends == backends) {
             return Ok(places.clone());
         }
         let row = self.room(rows(backends.len())).ok_or_else(|| {

@@ -52,9 +52,8 @@ pub fn pinned(links: &Path) -> io::Result<Vec<PathBuf>> {
 /// The directory of a cgroup, mounted if nobody has.
 fn root(config: &Config) -> Result<PathBuf, LoadError> {
     let failed = |path: &Path, source| LoadError::Cgroup { path: path.to_owned(), source };
-    let is_cgroup = |path: &Path| {
-        nix::sys::statfs::statfs(path).is_ok_and(|found| found.filesystem_type().0 as i64 == CGROUP2_MAGIC)
-    };
+    let is_cgroup =
+        |path: &Path| nix::sys::statfs::statfs(path).is_ok_and(|found| found.filesystem_type().0 == CGROUP2_MAGIC);
     if let Some(path) = &config.cgroup_root {
         let other = || io::Error::new(io::ErrorKind::InvalidInput, "it is no directory of a cgroup2 file system");
         return if is_cgroup(path) { Ok(path.clone()) } else { Err(failed(path, other())) };
