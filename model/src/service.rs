@@ -10,7 +10,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-/// The number by which users and all nodes know a service's frontend. Never 0.
+/// The number by which users and all nodes know a service's frontend. Never 0. The addresses that one stands for, of a node
+/// port or of a published port, share its number. From `1 << 24` on they are a node's own, of what it publishes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct ServiceId(pub u32);

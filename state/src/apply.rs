@@ -48,6 +48,18 @@ impl State {
             }
             Input::AddressGone { address } => self.remove_remote_address(self.config.cluster_id, address),
             Input::Mesh { cluster, fact } => self.hear_of_mesh(cluster, fact, now)?,
+            Input::ServiceKnown(service) => {
+                let news = self.services.put(service);
+                self.dirty_if(news, Dirty::Services);
+            }
+            Input::ServiceRefused { name, reason } => {
+                let news = self.services.refuse(name, reason);
+                self.dirty_if(news, Dirty::Services);
+            }
+            Input::ServiceGone(name) => {
+                let news = self.services.remove(&name);
+                self.dirty_if(news, Dirty::Services);
+            }
             Input::Synced(source) => {
                 self.set_sync(source, SyncState::Synced);
                 self.forget_identities();
@@ -386,6 +398,7 @@ impl State {
         self.check_is_a_containers(id)?;
         let filter = &self.config.label_filter;
         let labels = change.container_labels.map(|raw| (filter.container_labels(&raw), raw));
+        let published = change.published.map(|ports| self.check_published(id, ports)).transpose()?;
         if let Some(endpoint) = self.endpoints.change(id) {
             endpoint.name(change.container_id, change.container_name);
             if let Some(sandbox) = change.sandbox.filter(|sandbox| endpoint.sandbox.as_ref() != Some(sandbox)) {
@@ -396,7 +409,11 @@ impl State {
                 Some((labels, raw)) => endpoint.label(raw, labels, now),
                 None => {}
             }
+            if let Some(published) = published {
+                endpoint.published = published;
+            }
         }
+        self.publish_ports();
         self.assign_identities(now);
         Ok(Reply::Endpoint(id))
     }
@@ -426,6 +443,7 @@ impl State {
             let holders = Holders { endpoints: self.endpoints.by_address(), host: &self.host };
             self.ipam.endpoint_left(address, release, holders, now);
         }
+        self.publish_ports();
         self.assign_identities(now);
     }
 }

@@ -7,10 +7,11 @@ use crate::input::{Family, Source};
 use crate::ipam::{masked, overlap};
 use crate::networks::is_definite;
 use crate::outputs::SyncState;
+use crate::services::Surroundings;
 use crate::view::keep;
 use ipnetwork::IpNetwork;
 use model::desired::{self, Datapath};
-use model::{Identity, IdentitySet, PolicyMap, SharedMap};
+use model::{Identity, IdentitySet, PolicyMap};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -45,9 +46,9 @@ impl State {
             tunnel_mtu: self.config.tunnel_overhead.and(self.uplink_mtu).map(|_| self.default_mtu()),
             hops: keep(&before.hops, if routed { believed.hops() } else { BTreeMap::new() }),
             nodes: keep(&before.nodes, believed.nodes()),
-            services: SharedMap::new(),
             cluster_id: self.config.cluster_id,
             clusters: believed.other_clusters(self.config.cluster_id),
+            services: self.services.frontends().clone(),
         }
     }
 
@@ -121,6 +122,16 @@ impl State {
             self.ipam.pools().filter(|pool| pool.blocks.is_some()).map(|pool| pool.subnet).collect();
         let held = self.endpoints.iter().flat_map(Endpoint::prefixes);
         self.pools().difference(&shared).copied().chain(self.ipam.blocks()).chain(held).collect()
+    }
+
+    /// What of all this matters to services.
+    pub(crate) fn surroundings(&self) -> Surroundings {
+        Surroundings {
+            near: self.endpoints.by_address().keys().chain(&self.host).copied().collect(),
+            host: self.host.clone(),
+            pools: self.pools(),
+            kvstore: self.config.kvstore.clone(),
+        }
     }
 
     /// All prefixes that endpoints' addresses come from; those that another address management chose are among them.

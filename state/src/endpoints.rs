@@ -9,6 +9,7 @@ pub(crate) use link::{Link, is_unicast};
 
 use crate::input::EndpointCreate;
 use crate::outputs::{EndpointRef, LogEntry, Timestamp, names_endpoint};
+use crate::services::Published;
 use crate::{Rejected, ipam};
 use ipnetwork::IpNetwork;
 use model::desired::LinkIntent;
@@ -40,6 +41,8 @@ pub(crate) struct Endpoint {
     pub(crate) failure: Option<String>,
     pub(crate) awaited: Option<Awaited>,
     pub(crate) policy_revision: u64,
+    /// Ports of the host that are its.
+    pub(crate) published: Vec<Published>,
     pub(crate) log: Arc<Vec<LogEntry>>,
 }
 
@@ -160,6 +163,7 @@ impl Endpoints {
             failure: None,
             awaited: None,
             policy_revision: 0,
+            published: Vec::new(),
             log: Arc::default(),
         };
         let addresses: Vec<String> = endpoint.addresses().map(|address| address.to_string()).collect();

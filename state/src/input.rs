@@ -2,6 +2,8 @@
 //! kernel and the local store tell. What follows from a fact is decided in the files of the tables.
 
 use crate::EndpointRef;
+use crate::services::Published;
+use crate::services::definition::{Service, ServiceName};
 use ipnetwork::IpNetwork;
 use model::desired::Status;
 use model::{ClusterName, Identity, Labels, Mac};
@@ -74,6 +76,14 @@ pub enum Input {
         cluster: ClusterName,
         fact: MeshFact,
     },
+    /// A service of the cluster, as the kvstore has it.
+    ServiceKnown(Service),
+    /// What the kvstore has under the name of a service says nothing, and why.
+    ServiceRefused {
+        name: ServiceName,
+        reason: String,
+    },
+    ServiceGone(ServiceName),
 
     /// The source has told all it knows.
     Synced(Source),
@@ -150,11 +160,20 @@ pub enum Source {
     /// The kvstores of other clusters, all that are to be waited for. Synced by `Input::Synced`, and from the beginning
     /// where this cluster has no id.
     Mesh,
+    /// The kvstore's services. Synced by `Input::Synced`.
+    Services,
 }
 
 impl Source {
-    pub const ALL: [Source; 6] =
-        [Source::Records, Source::Policy, Source::Identities, Source::Docker, Source::Cluster, Source::Mesh];
+    pub const ALL: [Source; 7] = [
+        Source::Records,
+        Source::Policy,
+        Source::Identities,
+        Source::Docker,
+        Source::Cluster,
+        Source::Mesh,
+        Source::Services,
+    ];
 }
 
 /// What another cluster tells. It is believed within that cluster's rights; see `mesh`.
@@ -334,4 +353,6 @@ pub struct EndpointChange {
     pub container_labels: Option<BTreeMap<String, String>>,
     /// Path of the sandbox that takes the container's end of the link: from now on the link is Docker's.
     pub sandbox: Option<String>,
+    /// All ports of the host that are published for it from now on.
+    pub published: Option<Vec<Published>>,
 }

@@ -22,6 +22,7 @@ mod records;
 mod rejected;
 mod remote;
 mod restore;
+pub mod services;
 mod shared;
 mod view;
 
@@ -49,6 +50,7 @@ use model::{EndpointId, Identity};
 use networks::Networks;
 use policies::Policies;
 use remote::{Believed, Remote};
+use services::Services;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -84,6 +86,7 @@ pub struct Config {
     pub policy: policy::Options,
     /// Networks with a subnet of their own share it with other nodes: addresses come out of blocks that this node has.
     pub shares_subnets: bool,
+    pub services: services::Options,
     /// Milliseconds for which a released address or endpoint number is not given out again while there are others.
     pub quarantine: u64,
     /// Milliseconds for which an endpoint, an address or a network that Docker does not list is left alone: Docker makes
@@ -111,6 +114,8 @@ enum Dirty {
     Nothing,
     /// How far the kernel is with each endpoint: what it reports after each round.
     Lives,
+    /// What services there are.
+    Services,
     /// Which identities there are and who of other nodes' endpoints has them, and with them the policies.
     Identities,
     Tables,
@@ -135,6 +140,7 @@ pub struct State {
     /// What of `remote` is believed, as `ipcache` has it.
     believed: Believed,
     ipcache: Ipcache,
+    services: Services,
     /// Addresses of the host's devices.
     host: BTreeSet<IpAddr>,
     uplink_mtu: Option<u32>,
@@ -178,6 +184,7 @@ impl State {
             mesh: Mesh::default(),
             believed: Believed::default(),
             ipcache: Ipcache::default(),
+            services: Services::new(config.services.clone()),
             host: BTreeSet::new(),
             uplink_mtu: None,
             status: Arc::default(),
@@ -210,7 +217,10 @@ impl State {
             | Input::NodeGone(_)
             | Input::AddressKnown { .. }
             | Input::AddressGone { .. }
-            | Input::Mesh { .. } => Dirty::Nothing,
+            | Input::Mesh { .. }
+            | Input::ServiceKnown(_)
+            | Input::ServiceRefused { .. }
+            | Input::ServiceGone(_) => Dirty::Nothing,
             _ => Dirty::Tables,
         });
         self.take_in(input, now)

@@ -2,9 +2,10 @@
 //! part is computed is the business of its table's file.
 
 use crate::input::{Family, Network, NodeName, Purpose, RemoteNode, Source};
+use crate::services::{Published, ServiceView};
 use ipnetwork::IpNetwork;
 use model::desired::{Datapath, LinkIntent, Names};
-use model::{EndpointId, EndpointState, Identity, IdentityMap, Labels, Mac, SharedMap};
+use model::{EndpointId, EndpointState, Identity, IdentityMap, Labels, Mac, ServiceId, SharedMap};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -61,6 +62,9 @@ pub struct View {
     pub bad_records: Arc<BTreeMap<String, String>>,
     /// What other nodes tell and is not believed: by whom or about what, and why.
     pub doubts: Arc<BTreeMap<String, String>>,
+    /// By number: each frontend of a service, node ports with the unspecified address, and the ports that this node
+    /// publishes.
+    pub services: SharedMap<ServiceId, Arc<ServiceView>>,
 }
 
 impl View {
@@ -161,6 +165,8 @@ pub struct EndpointView {
     pub enforced_ingress: bool,
     pub enforced_egress: bool,
     pub created: Timestamp,
+    /// Ports of the host that are published for it.
+    pub published: Vec<Published>,
     /// The last `LOG_LENGTH` transitions, oldest first.
     pub log: Arc<Vec<LogEntry>>,
 }

@@ -27,6 +27,7 @@ impl State {
         let new = match std::mem::replace(&mut self.dirty, Dirty::Nothing) {
             Dirty::Nothing => return old,
             Dirty::Lives => self.with_lives(&old),
+            Dirty::Services => self.with_services(&old, revision),
             Dirty::Identities => self.with_identities(&old, revision),
             Dirty::Tables => self.with_tables(&old, revision),
         };
@@ -43,19 +44,40 @@ impl State {
         Outputs { view: self.view_of_lives(&old.view), ..old.clone() }
     }
 
+    /// The old snapshot, but for what services there are.
+    fn with_services(&mut self, old: &Outputs, revision: u64) -> Outputs {
+        let mut new = old.clone();
+        self.services.refresh();
+        let services = self.services.frontends();
+        if let Some(old) = old.datapath.as_ref().filter(|old| !old.services.is_same(services)) {
+            let services = services.clone();
+            new.datapath = Some(Arc::new(Datapath { revision, services, ..Datapath::clone(old) }));
+        }
+        self.conclude_lives(old.datapath.as_deref(), new.datapath.as_deref());
+        new.view = self.view_of_services(&old.view);
+        new
+    }
+
     /// The old snapshot, but for who there is and what policies say of them. No endpoint changed its identity.
     fn with_identities(&mut self, old: &Outputs, revision: u64) -> Outputs {
         let changed = self.identities.take_changed();
         let subjects = self.endpoints.iter().map(|endpoint| endpoint.identity).collect();
         let policies = self.policies.resolve(&self.identities, &changed, &subjects);
         self.refresh_remote_rows(&changed);
+        self.services.refresh();
         let mut new = old.clone();
         let (identities, ipcache) = (self.believed_identities(), self.ipcache.entries());
-        let same =
-            |old: &Datapath| old.policies == *policies && old.identities == identities && old.ipcache == *ipcache;
+        let services = self.services.frontends();
+        let same = |old: &Datapath| {
+            old.policies == *policies
+                && old.identities == identities
+                && old.ipcache == *ipcache
+                && old.services.is_same(services)
+        };
         if let Some(old) = old.datapath.as_ref().filter(|old| !same(old)) {
-            let (policies, ipcache) = (BTreeMap::clone(&policies), ipcache.clone());
-            new.datapath = Some(Arc::new(Datapath { revision, policies, identities, ipcache, ..Datapath::clone(old) }));
+            let (policies, ipcache, services) = (BTreeMap::clone(&policies), ipcache.clone(), services.clone());
+            let rest = Datapath::clone(old);
+            new.datapath = Some(Arc::new(Datapath { revision, policies, identities, ipcache, services, ..rest }));
         }
         self.conclude_lives(old.datapath.as_deref(), new.datapath.as_deref());
         self.write_changes(&mut new, revision);
@@ -69,6 +91,9 @@ impl State {
         let subjects: BTreeSet<Identity> = self.endpoints.iter().map(|endpoint| endpoint.identity).collect();
         let policies = self.policies.resolve(&self.identities, &changed, &subjects);
         self.refresh_rows(&changed);
+        self.publish_ports();
+        self.services.look_around(self.surroundings());
+        self.services.refresh();
         let mut new = old.clone();
         if self.is_publishable() {
             new.datapath = Some(kept_or_newer(old.datapath.as_ref(), self.datapath(&policies), revision));

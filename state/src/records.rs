@@ -16,6 +16,7 @@ use crate::ledger::Object;
 use crate::networks::Known;
 use crate::outputs::Timestamp;
 use crate::policies::Document;
+use crate::services::Published;
 use ipnetwork::IpNetwork;
 use model::label_filter::LabelFilter;
 use model::{EndpointId, EndpointState, Identity, Labels, Mac};
@@ -49,6 +50,8 @@ struct EndpointRecord {
     node_mac: Mac,
     mtu: u32,
     created: Timestamp,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    published: Vec<Published>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -174,6 +177,7 @@ pub(crate) fn encode_endpoint(endpoint: &Endpoint) -> Option<Arc<str>> {
         node_mac: endpoint.link.node_mac,
         mtu: endpoint.mtu,
         created: endpoint.created,
+        published: endpoint.published,
     })
 }
 
@@ -245,6 +249,7 @@ fn endpoint(id: EndpointId, record: EndpointRecord, filter: &LabelFilter) -> Res
         failure: None,
         awaited: None,
         policy_revision: 0,
+        published: record.published,
         log: Arc::default(),
     })
 }

@@ -3,8 +3,8 @@
 use crate::EndpointRef;
 use crate::input::Family;
 use ipnetwork::IpNetwork;
-use model::{ClusterName, EndpointId, Identity, Mac};
-use std::net::IpAddr;
+use model::{ClusterName, EndpointId, Identity, L4Address, Mac};
+use std::net::{IpAddr, SocketAddr};
 
 /// An input that was not taken; nothing of it was.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,6 +60,11 @@ pub enum Rejected {
     EndpointsFull,
     #[error("endpoint {0} is not known")]
     UnknownEndpoint(EndpointRef),
+    /// In Docker's own words, which its users and their scripts know.
+    #[error("Bind for {} failed: port is already allocated", SocketAddr::new(.0.ip, .0.port))]
+    PortTaken(L4Address),
+    #[error("port {address} of the host cannot be published: {reason}")]
+    BadPort { address: L4Address, reason: &'static str },
     #[error("endpoint {0} is the node's own, for other nodes to probe: no container is behind it")]
     NodesOwn(EndpointId),
     #[error("{0} names several endpoints: use the endpoint's number")]
@@ -97,6 +102,7 @@ impl Rejected {
             | Rejected::Overlap { .. }
             | Rejected::Taken { .. }
             | Rejected::EndpointDiffers { .. }
+            | Rejected::PortTaken(_)
             | Rejected::NodesOwn(_)
             | Rejected::AmbiguousEndpoint(_) => RejectedKind::Conflict,
             Rejected::UnknownPool(_) | Rejected::UnknownEndpoint(_) => RejectedKind::NotFound,
@@ -115,6 +121,7 @@ impl Rejected {
             | Rejected::BadNetwork { .. }
             | Rejected::BadEndpoint { .. }
             | Rejected::BadMac { .. }
+            | Rejected::BadPort { .. }
             | Rejected::BadIdentity { .. }
             | Rejected::BadCluster { .. }
             | Rejected::BadPolicy { .. } => RejectedKind::Invalid,

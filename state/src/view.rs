@@ -31,7 +31,8 @@ impl State {
             policy: keep(&old.policy, self.policies.view()),
             sync: keep(&old.sync, self.sync.clone()),
             bad_records: keep(&old.bad_records, self.bad_records()),
-            doubts: keep(&old.doubts, self.doubts()),
+            doubts: keep(&old.doubts, self.all_doubts()),
+            services: self.services.views().clone(),
         };
         keep(old, view)
     }
@@ -49,9 +50,22 @@ impl State {
     pub(crate) fn view_of_identities(&mut self, old: &Arc<View>, changed: &BTreeSet<Identity>) -> Arc<View> {
         let identities = self.identity_views(&old.identities, changed);
         let ips = self.ipcache.rows().clone();
-        let doubts = keep(&old.doubts, self.doubts());
-        let view = View { endpoints: self.endpoint_views(old), identities, ips, doubts, ..View::clone(old) };
+        let (doubts, services) = (keep(&old.doubts, self.all_doubts()), self.services.views().clone());
+        let view = View { endpoints: self.endpoint_views(old), identities, ips, doubts, services, ..View::clone(old) };
         keep(old, view)
+    }
+
+    /// The view after `old`, if only services changed, and with them the lives of endpoints.
+    pub(crate) fn view_of_services(&self, old: &Arc<View>) -> Arc<View> {
+        let (doubts, services) = (keep(&old.doubts, self.all_doubts()), self.services.views().clone());
+        keep(old, View { endpoints: self.endpoint_views(old), doubts, services, ..View::clone(old) })
+    }
+
+    /// What others tell and is not done.
+    fn all_doubts(&self) -> BTreeMap<String, String> {
+        let mut doubts = self.doubts();
+        doubts.extend(self.services.doubts());
+        doubts
     }
 
     pub(crate) fn names(&self, old: &Arc<Names>) -> Arc<Names> {
@@ -129,6 +143,7 @@ impl State {
             enforced_ingress: policy.is_some_and(|map| map.enforced_ingress),
             enforced_egress: policy.is_some_and(|map| map.enforced_egress),
             created: endpoint.created,
+            published: endpoint.published.clone(),
             log: endpoint.log.clone(),
         }
     }

@@ -35,6 +35,7 @@ fn config() -> Config {
         label_filter: LabelFilter::default().in_cluster(name(CLUSTERS[0].0)),
         policy: policy::Options { cluster: Some(name(CLUSTERS[0].0)), ..policy::Options::default() },
         shares_subnets: false,
+        services: state::services::Options::default(),
         quarantine: state::QUARANTINE,
         docker_grace: state::DOCKER_GRACE,
     }
@@ -165,10 +166,10 @@ proptest! {
                 prop_assert_eq!(still.map(|known| &known.labels), Some(&known.labels), "{}", identity);
             }
             let (without, with) = (without.datapath.as_ref().unwrap(), with.datapath.as_ref().unwrap());
-            for (prefix, node) in &without.vteps {
+            for (prefix, node) in without.vteps.iter() {
                 prop_assert_eq!(with.vteps.get(prefix), Some(node));
             }
-            for (address, node) in &without.nodes {
+            for (address, node) in without.nodes.iter() {
                 prop_assert_eq!(with.nodes.get(address), Some(node));
                 prop_assert_eq!(with.clusters.get(address), without.clusters.get(address));
             }

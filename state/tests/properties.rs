@@ -31,6 +31,7 @@ fn config() -> Config {
         label_filter: LabelFilter::default(),
         policy: policy::Options::default(),
         shares_subnets: false,
+        services: state::services::Options::default(),
         quarantine: state::QUARANTINE,
         docker_grace: state::DOCKER_GRACE,
     }
@@ -108,6 +109,7 @@ fn change() -> impl Strategy<Value = EndpointChange> {
             container_name,
             container_labels,
             sandbox,
+            published: None,
         })
 }
 

@@ -18,6 +18,8 @@ pub enum RecordError {
     OtherKey { found: String },
     #[error("{0}")]
     Content(&'static str),
+    #[error("it is not possible: {0}")]
+    Faulty(String),
     #[error("it has {found} bytes, and no such record has more than {limit}")]
     TooLarge { found: usize, limit: usize },
 }
@@ -233,6 +235,7 @@ mod tests {
             label_filter: model::label_filter::LabelFilter::default(),
             policy: policy::Options::default(),
             shares_subnets: false,
+            services: crate::services::Options::default(),
             quarantine: 0,
             docker_grace: 0,
         };

@@ -4,13 +4,16 @@ use crate::tables;
 use ipnetwork::IpNetwork;
 use model::desired::{Failure, Object, Status};
 use model::label_filter::LabelFilter;
-use model::{ClusterName, EndpointId, Identity, Label, Labels};
+use model::service::Algorithm;
+use model::{ClusterName, EndpointId, Identity, L4Address, Label, Labels, ServiceId};
+use state::services::definition::{Backend, BackendState, Frontend, Service, ServiceName, TrafficPolicy};
+use state::services::{Published, record};
 use state::{
     AddressRequest, Config, EndpointChange, EndpointCreate, EndpointRef, Family, Input, MeshFact, Network, NodeName,
     Outputs, PoolRequest, Purpose, RemoteAddress, RemoteNode, Reply, Source, State, Subnet, Timestamp,
 };
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -39,6 +42,7 @@ fn config() -> Config {
         label_filter: LabelFilter::default(),
         policy: policy::Options::default(),
         shares_subnets: false,
+        services: state::services::Options::default(),
         quarantine: state::QUARANTINE,
         docker_grace: state::DOCKER_GRACE,
     }
@@ -153,6 +157,12 @@ fn input(verb: &str, rest: &str, words: &[&str]) -> Option<Input> {
             let (cluster, rest) = rest.split_once(' ')?;
             Input::Mesh { cluster: cluster.parse().ok()?, fact: mesh_fact(cluster, rest)? }
         }
+        "service" => Input::ServiceKnown(service(words)?),
+        "service-refused" => {
+            let (name, reason) = rest.split_once(' ')?;
+            Input::ServiceRefused { name: service_name(name)?, reason: reason.to_owned() }
+        }
+        "service-gone" => Input::ServiceGone(service_name(rest)?),
         "synced" => Input::Synced(source(rest)?),
         "away" => Input::Away(source(rest)?),
         "docker-endpoints" => Input::DockerEndpoints(all(words)?),
@@ -193,6 +203,72 @@ fn mesh_fact(cluster: &str, rest: &str) -> Option<MeshFact> {
             Input::AddressGone { address } => MeshFact::AddressGone { address },
             _ => return None,
         },
+    })
+}
+
+fn service_name(text: &str) -> Option<ServiceName> {
+    let (space, name) = text.split_once('/')?;
+    Some(ServiceName { cluster: "default".to_owned(), space: space.to_owned(), name: name.to_owned() })
+}
+
+/// `10.96.0.10:80/TCP`
+fn l4(text: &str) -> Option<L4Address> {
+    let (address, protocol) = text.split_once('/')?;
+    let address: SocketAddr = address.parse().ok()?;
+    Some(L4Address { ip: address.ip(), port: address.port(), protocol: record::protocol(protocol)? })
+}
+
+/// A name, frontends as `N=Type=address`, backends as `address[,weight][,state]`, and `external=`, `internal=Local`,
+/// `affinity=`, `sources=`, `prefer-local`, `maglev`.
+fn service(words: &[&str]) -> Option<Service> {
+    let (name, rest) = words.split_first()?;
+    let policy = |name| match named(words, name) {
+        Some("Local") => TrafficPolicy::Local,
+        _ => TrafficPolicy::Cluster,
+    };
+    let mut service = Service {
+        name: service_name(name)?,
+        frontends: Vec::new(),
+        backends: Vec::new(),
+        external: policy("external"),
+        internal: policy("internal"),
+        affinity: named(words, "affinity").and_then(|seconds| seconds.parse().ok()),
+        source_ranges: named(words, "sources").map(|range| range.parse().unwrap()).into_iter().collect(),
+        prefer_local: words.contains(&"prefer-local"),
+        algorithm: words.contains(&"maglev").then_some(Algorithm::Maglev),
+    };
+    for word in rest {
+        let mut parts = word.splitn(3, '=');
+        if let (Some(id), Some(kind), Some(address)) = (parts.next(), parts.next(), parts.next()) {
+            let (id, kind) = (ServiceId(id.parse().ok()?), record::kind(kind)?);
+            service.frontends.push(Frontend { id, kind, address: l4(address)?, port: String::new() });
+            continue;
+        }
+        let mut parts = word.split(',');
+        let Some(address) = parts.next().and_then(l4) else { continue };
+        let (mut weight, mut state) = (100, BackendState::Active);
+        for part in parts {
+            match part.parse() {
+                Ok(number) => weight = number,
+                Err(_) => state = BackendState::parse(part)?,
+            }
+        }
+        service.backends.push(Backend { address, port: String::new(), weight, state, node: None });
+    }
+    Some(service)
+}
+
+/// `host:port=container port/protocol`
+fn published(text: &str) -> Option<Published> {
+    let (host, container) = text.split_once('=')?;
+    let (port, protocol) = container.split_once('/')?;
+    let host: SocketAddr = host.parse().ok()?;
+    Some(Published {
+        address: host.ip(),
+        host_port: host.port(),
+        protocol: record::protocol(protocol)?,
+        container_port: port.parse().ok()?,
+        id: ServiceId(0),
     })
 }
 
@@ -301,6 +377,10 @@ fn change(words: &[&str]) -> EndpointChange {
         container_name: text("name"),
         container_labels: Some(labels).filter(|labels| !labels.is_empty() || words.contains(&"unlabelled")),
         sandbox: text("sandbox"),
+        published: match named(words, "publish") {
+            Some("nothing") => Some(Vec::new()),
+            ports => ports.map(|ports| ports.split(',').map(|port| published(port).unwrap()).collect()),
+        },
     }
 }
 

@@ -1,9 +1,12 @@
 //! The tables of a snapshot as text, a line for each row.
 
-use model::{EndpointId, PolicyEntry, PolicyKey};
+use model::service::{Algorithm, Table};
+use model::{EndpointId, L4Address, LoadBalancer, PolicyEntry, PolicyKey, ServiceId};
+use state::services::ServiceView;
 use state::{EndpointView, Outputs};
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
+use std::sync::Arc;
 
 /// One table by its name; `log:N` is the story of an endpoint. `None` if there is no such.
 pub fn show(outputs: &Outputs, what: &str) -> Option<String> {
@@ -44,6 +47,8 @@ pub fn show(outputs: &Outputs, what: &str) -> Option<String> {
                 .map(|(identity, row)| format!("{identity} {} used {}x", row.labels, row.references)),
         ),
         "wanted" => table(what, outputs.wanted_identities.iter()),
+        "services" => table(what, view.services.iter().map(|(id, view)| service_row(*id, view))),
+        "frontends" => table(what, outputs.datapath.iter().flat_map(|datapath| &datapath.services).map(frontend_row)),
         "policy" => {
             let fault = view.policy.fault.as_ref().map(|fault| format!("  fault: {fault}\n")).unwrap_or_default();
             format!("policy:\n  revision {} {}\n{fault}", view.policy.revision, view.policy.rules)
@@ -68,6 +73,32 @@ fn table<T: Display>(title: &str, rows: impl Iterator<Item = T>) -> String {
         let _ = writeln!(text, "  {row}");
         text
     })
+}
+
+fn service_row(id: ServiceId, view: &ServiceView) -> String {
+    let frontend = view.frontend().unwrap();
+    let refused = view.refused.as_ref().map(|why| format!(" refused: {why}")).unwrap_or_default();
+    format!("{id} {} {} of {}{refused}", frontend.kind, frontend.address, view.service.name)
+}
+
+/// Backends by their addresses, each with how many places it has among those from inside and from outside.
+fn frontend_row((address, balancer): (&L4Address, &Arc<LoadBalancer>)) -> String {
+    let mut row = format!("{address} {} {}", balancer.id, balancer.kind);
+    for (n, backend) in balancer.backends.iter().enumerate() {
+        let count = |table: &Table| table.places.iter().filter(|place| usize::from(**place) == n).count();
+        let _ = write!(row, " {backend} {}+{}", count(&balancer.internal), count(&balancer.external));
+    }
+    if balancer.external.by == Algorithm::Maglev {
+        row += " maglev";
+    }
+    if let Some(seconds) = balancer.affinity {
+        let _ = write!(row, " affinity {seconds}");
+    }
+    if let Some(ranges) = &balancer.source_ranges {
+        let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
+        let _ = write!(row, " from {}", ranges.join(","));
+    }
+    row
 }
 
 fn endpoint_row(endpoint: &EndpointView) -> String {
