@@ -35,8 +35,34 @@ pub struct EndpointChange {
     /// Sandbox path: Docker takes the container's end of the link now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<String>,
+    /// All ports of the host that are published for it from now on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub published: Option<Vec<PublishedPort>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wait_ms: Option<u64>,
+}
+
+/// A port of the host (`docker run -p`), and the container's that answers there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct PublishedPort {
+    /// An address of the host, or the unspecified one for all of that family; absent in a request: all, of each family that
+    /// the container has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<std::net::IpAddr>,
+    /// In a request the first that may be taken; 0: any free one.
+    pub host_port: u16,
+    /// The last that may be taken; 0 and in answers: none but the first.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub host_port_end: u16,
+    /// `tcp`, `udp` or `sctp`.
+    pub protocol: String,
+    pub container_port: u16,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(n: &u16) -> bool {
+    *n == 0
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -70,6 +96,9 @@ pub struct Endpoint {
     pub policy: EndpointPolicy,
     /// Seconds since the Unix epoch.
     pub created: u64,
+    /// Ports of the host that are published for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub published: Vec<PublishedPort>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

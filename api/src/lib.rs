@@ -18,6 +18,7 @@ pub mod node;
 pub mod openapi;
 pub mod policy;
 pub mod routes;
+pub mod service;
 pub mod status;
 
 pub use client::{Client, ClientError};

@@ -44,6 +44,8 @@ pub fn document() -> Value {
         crate::policy::TraceRequest,
         crate::policy::TraceResult,
         crate::policy::WaitState,
+        crate::service::Imported,
+        crate::service::Service,
         crate::status::Status,
         crate::status::Version,
     );

@@ -25,6 +25,7 @@ pub const POLICY: &str = "/v1/policy";
 pub const POLICY_STATUS: &str = "/v1/policy/status";
 pub const POLICY_TRACE: &str = "/v1/policy/trace";
 pub const POLICY_WAIT: &str = "/v1/policy/wait";
+pub const SERVICE: &str = "/v1/service";
 pub const BPF: &str = "/v1/bpf";
 
 /// Method, path with `{parameters}`, what it does. The OpenAPI document is made from this table and the bodies' types.
@@ -77,4 +78,9 @@ pub const ALL: &[(&str, &str, &str)] = &[
     ("GET", "/v1/policy/status", "How far each node of the cluster is with the rules"),
     ("POST", "/v1/policy/trace", "Ask what the policy says"),
     ("GET", "/v1/policy/wait", "How many endpoints enforce ?revision="),
+    ("GET", "/v1/service", "All services"),
+    ("PUT", "/v1/service", "Make the services of a file, all or none"),
+    ("GET", "/v1/service/{id}", "One service"),
+    ("PUT", "/v1/service/{id}", "Make or change a service"),
+    ("DELETE", "/v1/service/{id}", "Delete a service"),
 ];

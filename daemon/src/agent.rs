@@ -40,6 +40,7 @@ pub struct Agent {
     pub mesh: Option<crate::mesh::Report>,
     pub kvstore_counters: crate::metered::Counters,
     pub policy: PolicyStore,
+    pub services: crate::services::store::ServiceStore,
     pub plugin_calls: Arc<docker_plugin::CallStats>,
     pub controllers: Controllers,
     /// What the agent did: for `cilium monitor`.

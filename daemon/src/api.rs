@@ -17,6 +17,7 @@ mod network;
 mod node;
 mod policy;
 mod query;
+mod service;
 mod status;
 
 use crate::agent::{Agent, DurableError, WaitError};
@@ -198,6 +199,11 @@ async fn handle(agent: &Arc<Agent>, mut request: Request) -> Result<Response<Bod
         ("GET", "/v1/policy/status") => policy::status(agent, request.query).await,
         ("POST", "/v1/policy/trace") => policy::trace(agent, &request),
         ("GET", "/v1/policy/wait") => policy::progress(agent, request.query),
+        ("GET", "/v1/service") => service::list(agent, request.query).await,
+        ("PUT", "/v1/service") => service::import(agent, request).await,
+        ("GET", "/v1/service/{id}") => service::get(agent, request).await,
+        ("PUT", "/v1/service/{id}") => service::put(agent, request).await,
+        ("DELETE", "/v1/service/{id}") => service::delete(agent, request).await,
         (method, pattern) => {
             Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, format!("{method} {pattern} is not part of this build")))
         }

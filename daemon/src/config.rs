@@ -136,6 +136,8 @@ pub struct Config {
     /// `None`: the uplink's addresses. Else at most one of each family.
     pub node_ip: Option<(Option<Ipv4Addr>, Option<Ipv6Addr>)>,
     pub node_name: String,
+    /// How services are done on this node.
+    pub services: state::services::Options,
     pub socket_path: PathBuf,
     pub state_dir: PathBuf,
     pub tunnel: Tunnel,
@@ -345,6 +347,7 @@ fn validate(
         node_grace: Duration::from_secs(u64::from(reader.number("node-grace", 0..=86_400))),
         node_ip: node_ip(&mut reader),
         node_name: reader.name("node-name", node_name),
+        services: services(&mut reader),
         socket_path: match reader.text("socket-path") {
             text if text.is_empty() => state_dir.join("cilium.sock"),
             _ => reader.path("socket-path"),
@@ -431,6 +434,42 @@ fn health(reader: &mut Reader<'_>, kvstore: &Kvstore) -> Option<crate::health::S
     };
     let alone = matches!(kvstore.shared, kvstore::Config::Embedded { .. });
     (enabled && !alone).then_some(settings)
+}
+
+fn services(reader: &mut Reader<'_>) -> state::services::Options {
+    use model::service::Algorithm;
+    let algorithms = [("random", Algorithm::Random), ("maglev", Algorithm::Maglev)];
+    let size = reader.number("bpf-lb-maglev-table-size", 0..=u32::MAX);
+    if !state::services::SIZES.contains(&size) {
+        let sizes = state::services::SIZES.map(|size| size.to_string()).join(", ");
+        reader.fault("bpf-lb-maglev-table-size", format!("{size} is none of {sizes}"));
+    }
+    let seed = reader.text("bpf-lb-maglev-hash-seed");
+    if seed.is_empty() {
+        reader.fault("bpf-lb-maglev-hash-seed", "a text is needed");
+    }
+    let text = reader.text("node-port-range");
+    let port = |text: &str| text.trim().parse::<u16>().ok().filter(|port| *port >= 1024);
+    let range = text.split_once([',', '-']).and_then(|(first, last)| Some(port(first)?..=port(last)?));
+    let node_ports = range.filter(|range| !range.is_empty()).unwrap_or_else(|| {
+        reader.fault("node-port-range", format!("{text:?} is no FIRST,LAST out of 1024..=65535"));
+        30_000..=32_767
+    });
+    let mut node_port_addresses = Vec::new();
+    let values = reader.list("nodeport-addresses");
+    for text in values.iter().flat_map(|value| value.split([',', ' '])).filter(|text| !text.is_empty()) {
+        match text.parse::<IpNetwork>() {
+            Ok(prefix) => node_port_addresses.push(prefix),
+            Err(_) => reader.fault("nodeport-addresses", format!("{text:?} is no CIDR prefix")),
+        }
+    }
+    state::services::Options {
+        algorithm: reader.choice("bpf-lb-algorithm", &algorithms, Algorithm::Random),
+        maglev_size: size,
+        maglev_seed: state::services::seed(&seed),
+        node_ports,
+        node_port_addresses,
+    }
 }
 
 fn node_ip(reader: &mut Reader<'_>) -> Option<(Option<Ipv4Addr>, Option<Ipv6Addr>)> {

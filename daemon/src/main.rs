@@ -28,6 +28,7 @@ mod policy_store;
 mod publish;
 mod run;
 mod server;
+mod services;
 mod socket;
 mod status;
 mod store;

@@ -1,5 +1,5 @@
-//! What this agent last knew of the cluster, on its own disk: other nodes, who has which address, and what the numbers of
-//! identities stand for. An agent that starts while the kvstore is away goes on with it.
+//! What this agent last knew of the cluster, on its own disk: other nodes, who has which address, what the numbers of
+//! identities stand for, and services. An agent that starts while the kvstore is away goes on with it.
 //!
 //! The kvstore is the truth; this is only read at start, and what the first full listing does not confirm is dropped. So
 //! writing may lag behind: what changes is gathered for a moment and written together, into a file of its own, so that
@@ -9,6 +9,7 @@ use crate::controllers::{Controllers, causes};
 use futures::future::try_join_all;
 use kvstore::{Backend, MAX_BYTES, MAX_STEPS, Opened, Txn, keys};
 use model::{ClusterName, Identity, Labels};
+use state::services::definition::{Service, ServiceName};
 use state::shared_records as records;
 use state::{NodeName, RemoteAddress, RemoteNode};
 use std::collections::{BTreeMap, HashMap};
@@ -40,6 +41,7 @@ pub struct Remembered {
     pub nodes: Vec<RemoteNode>,
     pub addresses: Vec<(IpAddr, RemoteAddress)>,
     pub identities: Vec<(Identity, Labels)>,
+    pub services: Vec<Service>,
     /// Of other clusters' kvstores.
     pub clusters: BTreeMap<ClusterName, RememberedCluster>,
 }
@@ -86,6 +88,10 @@ impl Memory {
     pub fn identity(&self, identity: Identity, labels: Option<&Labels>) {
         let labels = labels.map(Labels::sorted_list);
         self.note(&identity_key(identity), labels.as_deref().map(str::as_bytes));
+    }
+
+    pub fn service(&self, name: &ServiceName, record: Option<&[u8]>) {
+        self.note(&crate::services::key_of(name), record);
     }
 
     fn note(&self, key: &str, record: Option<&[u8]>) {
@@ -168,7 +174,14 @@ impl Remembered {
     /// `None` if the record says nothing.
     fn take(&mut self, key: &str, value: &[u8]) -> Option<()> {
         match key.strip_prefix(CLUSTERS) {
-            None => take(key, value, &mut self.nodes, &mut self.addresses, &mut self.identities),
+            None => {
+                let Some((cluster, space, name)) = keys::parse_service(key) else {
+                    return take(key, value, &mut self.nodes, &mut self.addresses, &mut self.identities);
+                };
+                let name = ServiceName { cluster, space, name };
+                self.services.push(state::services::record::decode(name, value).ok()?);
+                Some(())
+            }
             Some(key) => {
                 let (cluster, key) = key.split_once('/')?;
                 let cluster = ClusterName::new(cluster).ok()?;
@@ -300,6 +313,13 @@ mod tests {
         br#"{"Name": "n2", "Cluster": "c", "IPAddresses": [{"Type": "InternalIP", "IP": "192.0.2.2"}]}"#;
     const ADDRESS: &[u8] = br#"{"IP": "10.64.1.7", "ID": 300, "HostIP": "192.0.2.2"}"#;
 
+    const SERVICE: &[u8] = br#"{"cluster": "c", "namespace": "s", "name": "web", "frontends":
+        {"10.96.0.1": {"": {"Protocol": "TCP", "Port": 80, "ID": 1, "Type": "ClusterIP"}}}}"#;
+
+    fn service_name() -> ServiceName {
+        ServiceName { cluster: "c".to_owned(), space: "s".to_owned(), name: "web".to_owned() }
+    }
+
     fn name() -> NodeName {
         NodeName { cluster: "c".to_owned(), name: "n2".to_owned() }
     }
@@ -327,12 +347,15 @@ mod tests {
             memory.identity(Identity(300), Some(&labels()));
             memory.identity(Identity(301), Some(&labels()));
             memory.identity(Identity(301), None);
+            memory.service(&service_name(), Some(SERVICE));
         })
         .await;
-        let Remembered { nodes, addresses, identities, .. } = recall_from(store, "c", None).await.unwrap().remembered;
+        let Remembered { nodes, addresses, identities, services, .. } =
+            recall_from(store, "c", None).await.unwrap().remembered;
         assert_eq!((nodes.len(), &nodes[0].name), (1, &name()));
         assert_eq!(addresses, [(address, records::address(address, ADDRESS).unwrap())]);
         assert_eq!(identities, [(Identity(300), labels())]);
+        assert_eq!(services, [state::services::record::decode(service_name(), SERVICE).unwrap()]);
     }
 
     #[tokio::test]

@@ -40,6 +40,8 @@ use crate::notices::{Notices, Regenerations};
 use crate::policy_store::PolicyStore;
 use crate::publish::Publisher;
 use crate::server;
+use crate::services::feed::ServiceFeed;
+use crate::services::store::ServiceStore;
 use crate::socket::{self, Admission};
 use crate::store::{self, StoreStatus, StoreWriter};
 use crate::writer::{Inputs, Writer};
@@ -216,6 +218,7 @@ async fn start(
         mesh: mesh.clone(),
         kvstore_counters: Arc::clone(&stores.counters),
         policy: PolicyStore::new(Arc::clone(&stores.shared)),
+        services: ServiceStore::new(Arc::clone(&stores.shared), &config.cluster_name),
         plugin_calls,
         controllers: controllers.clone(),
         notices,
@@ -341,6 +344,7 @@ fn state_config(config: &Config, node: &Node) -> state::Config {
             cluster: config.cluster.in_mesh(),
         },
         shares_subnets: !matches!(config.kvstore.shared, kvstore::Config::Embedded { .. }),
+        services: config.services.clone(),
         quarantine: state::QUARANTINE,
         docker_grace: state::DOCKER_GRACE,
     }
@@ -435,7 +439,18 @@ fn share(
         let controllers = controllers.clone();
         working.spawn_infallible("memory of the cluster", |shutdown| writer.run(shutdown, controllers));
     }
-    let Remembered { nodes, addresses, identities: known, clusters: _ } = std::mem::take(&mut stores.remembered);
+    let Remembered { nodes, addresses, identities: known, services, clusters: _ } =
+        std::mem::take(&mut stores.remembered);
+    let feed = ServiceFeed {
+        backend: Arc::clone(&stores.shared),
+        inputs: inputs.clone(),
+        controllers: controllers.clone(),
+        contact: contact.clone(),
+        cluster: config.cluster_name.clone(),
+        memory: stores.memory.clone(),
+        remembered: services,
+    };
+    working.spawn_infallible("service feed", |shutdown| feed.run(shutdown));
     // What others may have taken while this node had no lease is announced when the keeper of its blocks has compared.
     let guarded: &[&str] = if stores.is_embedded { &[] } else { &[kvstore::keys::NODES, kvstore::keys::IPS] };
     let options = session::Options { ttl: config.kvstore.lease_ttl, guarded, ..session::Options::default() };

@@ -63,7 +63,7 @@ pub async fn gather(agent: &Agent) -> Status {
 }
 
 async fn kvstore(agent: &Agent, outputs: &Outputs) -> Part {
-    let away: Vec<_> = [Source::Policy, Source::Identities, Source::Cluster]
+    let away: Vec<_> = [Source::Policy, Source::Identities, Source::Cluster, Source::Services]
         .iter()
         .filter(|source| matches!(outputs.view.sync.get(source), Some(SyncState::Away)))
         .collect();

@@ -47,6 +47,7 @@ impl Brain {
             label_filter: LabelFilter::default(),
             policy: policy::Options::default(),
             shares_subnets: false,
+            services: state::services::Options::default(),
             quarantine: state::QUARANTINE,
             docker_grace: state::DOCKER_GRACE,
         };

@@ -10,6 +10,7 @@
 //! cilium/state/nodes/v1/<cluster>/<node>                 JSON node            leased
 //! cilium/state/ip/v1/<cluster>/<ip>[/<length>]           JSON ip -> identity  leased
 //! cilium/state/services/v1/<cluster>/<space>/<name>      JSON service
+//! cilium/state/serviceids/v1/<cluster>/<number>          <space>/<name>, whose frontend has the number
 //! cilium/state/policies/v1/<name>                        JSON rules
 //! cilium/state/policystatus/v1/<node>                    JSON what the node enforces  leased
 //! cilium/state/networks/v1/<network id>                  JSON Docker network
@@ -42,6 +43,7 @@ pub const IDENTITIES: &str = "cilium/state/identities/v1";
 pub const NODES: &str = "cilium/state/nodes/v1/";
 pub const IPS: &str = "cilium/state/ip/v1/";
 pub const SERVICES: &str = "cilium/state/services/v1/";
+pub const SERVICE_IDS: &str = "cilium/state/serviceids/v1/";
 pub const POLICIES: &str = "cilium/state/policies/v1/";
 pub const POLICY_STATUS: &str = "cilium/state/policystatus/v1/";
 pub const NETWORKS: &str = "cilium/state/networks/v1/";
@@ -163,6 +165,28 @@ pub fn service(cluster: &str, space: &str, name: &str) -> String {
 /// Cluster, space and name.
 pub fn parse_service(key: &str) -> Option<(String, String, String)> {
     split(key, SERVICES).map(|[cluster, space, name]| (cluster, space, name))
+}
+
+/// All services of one cluster.
+pub fn services_of(cluster: &str) -> String {
+    join(SERVICES, &[cluster]) + "/"
+}
+
+/// Whose a number of a service is.
+pub fn service_id(cluster: &str, id: u32) -> String {
+    join(SERVICE_IDS, &[cluster, &id.to_string()])
+}
+
+/// All numbers of services of one cluster.
+pub fn service_ids_of(cluster: &str) -> String {
+    join(SERVICE_IDS, &[cluster]) + "/"
+}
+
+/// Cluster and number.
+pub fn parse_service_id(key: &str) -> Option<(String, u32)> {
+    let [cluster, text] = split(key, SERVICE_IDS)?;
+    let id: u32 = text.parse().ok()?;
+    (id.to_string() == text).then_some((cluster, id))
 }
 
 /// One set of policy rules.
@@ -298,6 +322,8 @@ mod tests {
             prop_assert_eq!(parse_endpoint(&endpoint(&a, &b)), Some((a.clone(), b)));
             prop_assert!(endpoint(&a, "x").starts_with(&endpoints_of(&a)));
             prop_assert_eq!(parse_cluster_config(&cluster_config(&a)), Some(a.clone()));
+            prop_assert!(service(&a, &b, "x").starts_with(&services_of(&a)));
+            prop_assert_eq!(parse_service_id(&service_id(&a, 7)), Some((a.clone(), 7)));
             prop_assert_eq!(parse_policy(&policy(&a)), Some(a));
         }
 

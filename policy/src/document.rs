@@ -46,6 +46,14 @@ pub fn read_documents(text: &str, options: &ReadOptions) -> Result<Vec<Rule>, Er
     reader.finish().map(|reading| reading.rules)
 }
 
+/// The documents of a text as they stand, JSON or YAML, within the bounds: for readers of documents of other kinds.
+///
+/// # Errors
+/// Why the text is neither, or which bound it passes.
+pub fn read_values(text: &str, limits: &Limits) -> Result<Vec<Value>, String> {
+    text::read(text, limits)
+}
+
 /// Reads several texts together: groups of prefixes in one are known in the others.
 #[derive(Debug)]
 pub struct Reader<'o> {

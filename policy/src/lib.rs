@@ -33,7 +33,7 @@ mod validate;
 
 pub use cidr::{cidr_labels, contains, masked, mentioned_prefixes};
 pub use decode::Written;
-pub use document::{Place, ReadOptions, Reader, Reading, read_documents};
+pub use document::{Place, ReadOptions, Reader, Reading, read_documents, read_values};
 pub use engine::{Engine, Resolver, Share};
 pub use entity::Entity;
 pub use fault::{Errors, Fault};

@@ -1,6 +1,7 @@
 //! `make bench`: measures everything in one run, each row beside its comparison, and prints one table.
 //!
-//!     lab-bench [--quick] [--only SECTION]…     sections: datapath, traffic, docker, overlay, policy, agent, fleet
+//!     lab-bench [--quick] [--only SECTION]…     sections: datapath, traffic, docker, overlay, policy, services, agent,
+//!         fleet
 //!
 //! No row is judged against another day: only what stands in one run is compared. Client and server share CPU 1.
 #![allow(clippy::print_stdout)]
@@ -11,6 +12,7 @@ mod docker;
 mod fleet;
 mod overlay;
 mod policy;
+mod services;
 mod table;
 mod traffic;
 
@@ -52,6 +54,9 @@ fn main() -> Result<()> {
     }
     if wanted("policy") {
         policy::measure(&mut table, effort)?;
+    }
+    if wanted("services") {
+        services::measure(&mut table, effort)?;
     }
     if wanted("agent") {
         agent::measure(&mut table, effort)?;

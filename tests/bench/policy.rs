@@ -276,9 +276,9 @@ async fn realised(handle: &mut datapath::Handle, revision: u64) -> Result<()> {
     Ok(())
 }
 
-/// A node with the endpoints, the rules and the peers, none of which was looked at yet.
-fn filled_state() -> Result<State> {
-    let config = state::Config {
+/// A node of its own, with addresses for containers.
+pub fn node_config() -> Result<state::Config> {
+    Ok(state::Config {
         node: "node".to_owned(),
         cluster: "default".to_owned(),
         cluster_id: 0,
@@ -293,9 +293,15 @@ fn filled_state() -> Result<State> {
         label_filter: model::label_filter::LabelFilter::default(),
         policy: Options::default(),
         shares_subnets: false,
+        services: state::services::Options::default(),
         quarantine: 0,
         docker_grace: 0,
-    };
+    })
+}
+
+/// A node with the endpoints, the rules and the peers, none of which was looked at yet.
+fn filled_state() -> Result<State> {
+    let config = node_config()?;
     let mut state = State::new(config)?;
     let rules: Vec<Value> = (0..RULES).map(rule).collect();
     let network = Network { id: "net".to_owned(), ipv4: None, ipv6: None, internal: false, mtu: None };
@@ -317,7 +323,7 @@ fn filled_state() -> Result<State> {
             mac: None,
         }));
         let container_labels = Some(BTreeMap::from([("app".to_owned(), format!("local{n}"))]));
-        let change = EndpointChange { container_id: None, container_name: None, container_labels, sandbox: None };
+        let change = EndpointChange { container_labels, ..EndpointChange::default() };
         inputs.push(Input::EndpointChange { endpoint: EndpointRef::Docker(docker), change });
     }
     for input in inputs {

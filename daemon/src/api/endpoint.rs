@@ -2,6 +2,8 @@
 //!
 //! Docker waits for the answers to PUT, PATCH and DELETE: each ends within the plugin's limit.
 
+mod ports;
+
 use super::{Refusal, Request, answer, done};
 use crate::agent::{Agent, DurableError, PLUGIN_LIMIT, WaitError};
 use crate::api::query::Query;
@@ -11,6 +13,7 @@ use ::api::endpoint as shape;
 use hyper::{Response, StatusCode};
 use model::desired::{Object, Status};
 use model::{EndpointId, EndpointState};
+use state::services::Published;
 use state::{EndpointChange, EndpointCreate, EndpointRef, EndpointView, Input, Outputs, Reply};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -171,14 +174,30 @@ pub async fn change(agent: &Agent, mut request: Request) -> Result<Response<Body
     let wait = body.wait_ms.map_or(DEFAULT_WAIT, Duration::from_millis).min(PLUGIN_LIMIT);
     let deadline = Instant::now() + wait;
     let labelled = body.container_labels.is_some();
+    let chosen = match &body.published {
+        Some(wanted) => {
+            let outputs = agent.snapshot();
+            let unknown = || Refusal::new(StatusCode::NOT_FOUND, format!("there is no endpoint {reference}"));
+            let endpoint = outputs.view.find(&reference).ok_or_else(unknown)?;
+            Some(ports::choose(wanted, endpoint, &outputs)?)
+        }
+        None => None,
+    };
     let change = EndpointChange {
         container_id: body.container_id,
         container_name: body.container_name,
         container_labels: body.container_labels,
         sandbox: body.sandbox,
+        published: chosen.as_ref().map(|chosen| chosen.ports.clone()),
     };
     let accepted = agent.submit_durably(Input::EndpointChange { endpoint: reference, change }, PLUGIN_LIMIT).await?;
     let id = endpoint_of(&accepted)?;
+    if chosen.as_ref().is_some_and(|chosen| !chosen.ports.is_empty()) {
+        // Docker says that the port is there when this is answered.
+        let left = deadline.max(Instant::now()).saturating_duration_since(Instant::now());
+        agent.in_kernel(accepted.outputs.datapath_revision(), left).await?;
+    }
+    drop(chosen);
     if labelled {
         enforced(agent, id, deadline).await;
     }
@@ -292,6 +311,17 @@ pub fn shape_of(endpoint: &EndpointView) -> shape::Endpoint {
         mtu: endpoint.mtu,
         policy: shape::EndpointPolicy { enabled: enabled.to_owned(), revision: endpoint.policy_revision },
         created: endpoint.created.0 / 1000,
+        published: endpoint.published.iter().map(published).collect(),
+    }
+}
+
+fn published(port: &Published) -> shape::PublishedPort {
+    shape::PublishedPort {
+        address: Some(port.address),
+        host_port: port.host_port,
+        host_port_end: 0,
+        protocol: port.protocol.to_string(),
+        container_port: port.container_port,
     }
 }
 

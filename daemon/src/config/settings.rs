@@ -71,6 +71,19 @@ pub const SETTINGS: &[Setting] = &[
     text("bpf-ct-global-max", "N", "524288", "Flows that connection tracking can hold, each address family"),
     text("bpf-ipcache-max", "N", "512000", "Addresses that the kernel's identity table can hold"),
     text(
+        "bpf-lb-algorithm",
+        "NAME",
+        "random",
+        "How a service's backend is chosen for who comes from outside: random|maglev (the same on all nodes)",
+    ),
+    text("bpf-lb-maglev-hash-seed", "TEXT", "JLfvgnHc2kaSUFaI", "Of Maglev's tables; the same on all nodes"),
+    text(
+        "bpf-lb-maglev-table-size",
+        "N",
+        "16381",
+        "Places of a Maglev table: 251|509|1021|2039|4093|8191|16381|32749|65521|131071",
+    ),
+    text(
         "bpf-lb-places-max",
         "N",
         "4194304",
@@ -147,6 +160,17 @@ pub const SETTINGS: &[Setting] = &[
         "Address by which other nodes reach this one, one for a family; without it the uplink's",
     ),
     text("node-name", "NAME", "", "Name of this node; without it the host's name"),
+    text(
+        "node-port-range",
+        "FIRST,LAST",
+        "30000,32767",
+        "Ports that services may have on every address of the nodes; the same on all nodes",
+    ),
+    list(
+        "nodeport-addresses",
+        "CIDR",
+        "Of the host's addresses, those that answer to node ports and published ones; without it all",
+    ),
     text("socket-path", "PATH", "", "Socket of the API; without it cilium.sock in --state-dir"),
     text("state-dir", "DIR", "/var/run/cilium", "Where sockets are"),
     text(

@@ -67,20 +67,26 @@ fn candidates(backends: &[Weighted], addresses: &[L4Address], size: u32, seed: u
 }
 
 /// Whom each place ends with.
-fn fill(candidates: &[Candidate], size: u32, cost: fn(u32, u64) -> u64) -> Vec<Rank> {
+fn fill(candidates: &[Candidate], size: u32, cost: impl Fn(u32, u64) -> u64) -> Vec<Rank> {
     let size = size as usize;
-    let best_after = |place: usize, after: Option<Rank>| {
-        let salt = (place as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let best = |place: usize, may: &dyn Fn(Rank) -> bool| {
+        let salt = salt(place);
+        let ranks = (0_u16..).zip(candidates).map(|(at, c)| (cost(liking(c.hash ^ salt), c.factor), at));
+        ranks.filter(|rank| may(*rank)).min().unwrap_or((u64::MAX, u16::MAX))
+    };
+    // By far the most of the work: no more than it takes.
+    let first = |place: usize| {
+        let salt = salt(place);
         let mut best = (u64::MAX, u16::MAX);
         for (at, candidate) in (0_u16..).zip(candidates) {
-            let rank = (cost(liking(candidate.hash ^ salt), candidate.factor), at);
-            if rank < best && after.is_none_or(|after| rank > after) {
-                best = rank;
+            let cost = cost(liking(candidate.hash ^ salt), candidate.factor);
+            if cost < best.0 {
+                best = (cost, at);
             }
         }
         best
     };
-    let mut places: Vec<Rank> = (0..size).map(|place| best_after(place, None)).collect();
+    let mut places: Vec<Rank> = (0..size).map(first).collect();
     // Whom each has, best first; and those whom it has no room for.
     let mut held: Vec<Vec<(u64, usize)>> = vec![Vec::new(); candidates.len()];
     for (place, (cost, at)) in places.iter().enumerate() {
@@ -95,7 +101,8 @@ fn fill(candidates: &[Candidate], size: u32, cost: fn(u32, u64) -> u64) -> Vec<R
     }
     while let Some(place) = refused.pop() {
         let Some(rank) = places.get_mut(place) else { continue };
-        *rank = best_after(place, Some(*rank));
+        let before = *rank;
+        *rank = best(place, &|rank| rank > before);
         let (cost, at) = *rank;
         let at = usize::from(at);
         if let (Some(held), Some(candidate)) = (held.get_mut(at), candidates.get(at)) {
@@ -109,10 +116,15 @@ fn fill(candidates: &[Candidate], size: u32, cost: fn(u32, u64) -> u64) -> Vec<R
     places
 }
 
+/// What makes a place differ from the others.
+fn salt(place: usize) -> u64 {
+    (place as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
 /// How much a place likes a backend.
 fn liking(mixed: u64) -> u32 {
-    let bits = mixed.wrapping_mul(0xff51_afd7_ed55_8ccd);
-    ((bits ^ bits >> 32).wrapping_mul(0xc4ce_b9fe_1a85_ec53) >> 32) as u32
+    let wide = u128::from(mixed) * 0xa076_1d64_78bd_642f;
+    (((wide >> 64) as u64 ^ wide as u64) >> 32) as u32
 }
 
 /// Where all weights are equal: in the same order as `weighted`.
