@@ -63,7 +63,7 @@ impl Plugin {
             Method::Join => self.join(body).await,
             Method::Leave => self.leave(body),
             Method::ProgramExternalConnectivity => self.program_external(body).await,
-            Method::RevokeExternalConnectivity => self.revoke_external(body),
+            Method::RevokeExternalConnectivity => self.revoke_external(body).await,
             Method::DiscoverNew | Method::DiscoverDelete => self.discover(body),
             Method::IpamCapabilities => Ok(self.ipam_capabilities()),
             Method::DefaultAddressSpaces => Ok(self.address_spaces()),

@@ -172,6 +172,9 @@ impl World {
             if change.container_labels.is_some() {
                 found.state = EndpointState::Ready;
             }
+            if let Some(published) = &change.published {
+                found.published = published.clone();
+            }
             self.changes.push((id.to_owned(), change));
         }
         json(found)
@@ -249,6 +252,7 @@ impl World {
             mtu: network.and_then(|network| network.mtu).unwrap_or(1500),
             policy: EndpointPolicy::default(),
             created: 0,
+            published: Vec::new(),
         };
         json(self.endpoints.entry(request.docker_endpoint_id).or_insert(endpoint))
     }

@@ -2,6 +2,7 @@
 //! [`routes`]' business, the options are [`options`]'.
 
 mod options;
+mod ports;
 mod routes;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,7 @@ use crate::protocol::{
     CreateEndpoint, CreateNetwork, Discovery, EndpointOnly, GwAllocCheck, Interface, IpamData, Join, NetworkOnly, read,
 };
 use crate::refusal::Refusal;
-use api::endpoint::{Endpoint, EndpointChange, EndpointCreate};
+use api::endpoint::{Endpoint, EndpointChange, EndpointCreate, PublishedPort};
 use api::ipam::{Family, Pool};
 use api::network::{Network, Subnet};
 use serde_json::json;
@@ -144,7 +145,7 @@ impl Plugin {
         if request.sandbox_key.is_empty() {
             return Err(Refusal::Missing { field: "SandboxKey" });
         }
-        options::refuse_port_map(&request.options)?;
+        ports::published(&request.options)?;
         let network = self.networks.get(network_id).await?;
         let known = async {
             match self.resolver.at_join(network_id, endpoint_id).await {
@@ -175,15 +176,27 @@ impl Plugin {
         let request: Join = read(body)?;
         let network = id("NetworkID", &request.network_id)?;
         let endpoint = id("EndpointID", &request.endpoint_id)?;
-        options::refuse_port_map(&request.options)?;
+        let published = ports::published(&request.options)?;
         self.existing(network, endpoint).await?;
+        if !published.is_empty() {
+            self.publish(network, endpoint, published).await?;
+        }
         Ok(Answer::empty())
     }
 
-    /// Nothing was published, so nothing is left to revoke.
-    pub(crate) fn revoke_external(&self, body: &[u8]) -> Result<Answer, Refusal> {
-        endpoint_only(body)?;
+    /// Docker ignores a failure; what is left then goes with the endpoint.
+    pub(crate) async fn revoke_external(&self, body: &[u8]) -> Result<Answer, Refusal> {
+        let (network, endpoint) = endpoint_only(body)?;
+        let known = self.agent.endpoint(&endpoint).await?;
+        if known.is_some_and(|known| known.docker_network_id == network && !known.published.is_empty()) {
+            self.publish(&network, &endpoint, Vec::new()).await?;
+        }
         Ok(Answer::empty())
+    }
+
+    async fn publish(&self, network: &str, endpoint: &str, ports: Vec<PublishedPort>) -> Result<Endpoint, Refusal> {
+        let change = EndpointChange { published: Some(ports), ..EndpointChange::default() };
+        on_network(self.agent.change_endpoint(endpoint, &change).await?, network, endpoint)
     }
 
     /// Nodes are found through the kvstore, not through Docker's swarm.

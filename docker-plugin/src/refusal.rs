@@ -27,8 +27,6 @@ pub(crate) enum Refusal {
     UnknownIpamOption { name: String },
     #[error("endpoint option {name:?} is not known to this driver; it knows none")]
     UnknownEndpointOption { name: String },
-    #[error("publishing ports (-p, -P) is not supported by this build")]
-    PortMap,
     #[error("networks of this driver live on one node each: swarm networks are not supported by this build")]
     Swarm,
 

@@ -284,17 +284,15 @@ fn refusal(path: &str, said: &str) -> String {
 }
 
 /// What ours refuses by design in both recordings.
-const REFUSED: [&str; 4] = [
+const REFUSED: [&str; 2] = [
     "IpamDriver.RequestPool: IPAM option \"ik\" is not known to this driver; it knows none",
-    "NetworkDriver.CreateEndpoint: publishing ports (-p, -P) is not supported by this build",
     "NetworkDriver.CreateNetwork: network option \"k1\" is not known to this driver; it knows mtu (or \
      com.docker.network.driver.mtu)",
-    "NetworkDriver.Join: publishing ports (-p, -P) is not supported by this build",
 ];
 
 /// In one recording alone: more options, and networks whose addresses came from Docker's own IPAM, with what was tried
 /// on them.
-const REFUSED_20_10: [&str; 8] = [
+const REFUSED_20_10: [&str; 7] = [
     "IpamDriver.RequestPool: IPAM option \"io\" is not known to this driver; it knows none",
     "NetworkDriver.CreateEndpoint: network ID is not known to the agent, and Docker could not be asked: read a network: \
      No such file or directory (os error 2)",
@@ -307,7 +305,6 @@ const REFUSED_20_10: [&str; 8] = [
     "NetworkDriver.EndpointOperInfo: endpoint ID is not known",
     "NetworkDriver.Join: network ID is not known to the agent, and Docker could not be asked: read a network: No such \
      file or directory (os error 2)",
-    "NetworkDriver.ProgramExternalConnectivity: publishing ports (-p, -P) is not supported by this build",
 ];
 
 #[tokio::test]

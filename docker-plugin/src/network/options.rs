@@ -1,7 +1,7 @@
 //! The options that a user may give to networks and endpoints. What this driver does not do is refused by name: nothing
 //! is taken and then ignored. Names under Docker's own prefix come from the engine, newer ones included, and pass.
 
-use crate::protocol::{DOCKERS_OWN, ENABLE_IPV6, ENDPOINT_IFNAME, ENDPOINT_MAC, GENERIC, INTERNAL, Options, PORT_MAP};
+use crate::protocol::{DOCKERS_OWN, ENABLE_IPV6, ENDPOINT_IFNAME, ENDPOINT_MAC, GENERIC, INTERNAL, Options};
 use crate::refusal::Refusal;
 use api::Mac;
 use base64::Engine as _;
@@ -70,20 +70,10 @@ impl NetworkOptions {
 
 /// The options of `CreateEndpoint`.
 pub(super) fn check_endpoint(options: &Options) -> Result<(), Refusal> {
-    refuse_port_map(options)?;
     let refused = |name: &&String| !name.starts_with(DOCKERS_OWN) || *name == ENDPOINT_IFNAME;
     match options.keys().find(refused) {
         Some(name) => Err(Refusal::UnknownEndpointOption { name: name.clone() }),
         None => Ok(()),
-    }
-}
-
-/// Docker leaves publishing to the driver and would not notice that nothing happens.
-pub(super) fn refuse_port_map(options: &Options) -> Result<(), Refusal> {
-    match options.get(PORT_MAP) {
-        None | Some(Value::Null) => Ok(()),
-        Some(Value::Array(bindings)) if bindings.is_empty() => Ok(()),
-        Some(_) => Err(Refusal::PortMap),
     }
 }
 
@@ -143,6 +133,7 @@ fn invalid(field: &'static str, value: &Value, expected: &'static str) -> Refusa
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::PORT_MAP;
     use serde_json::json;
 
     fn options(value: Value) -> Options {
@@ -187,11 +178,11 @@ mod tests {
     #[test]
     fn endpoint_options_of_users_are_refused_and_dockers_pass() {
         let passes = options(json!({
-            PORT_MAP: [], "com.docker.network.endpoint.exposedports": [{"Proto": 6, "Port": 80}],
+            PORT_MAP: [{"Proto": 6, "Port": 80}], "com.docker.network.endpoint.exposedports": [{"Proto": 6, "Port": 80}],
             "com.docker.network.endpoint.dnsservers": ["1.2.3.4"], ENDPOINT_MAC: "AgAAAAAH",
         }));
         assert!(check_endpoint(&passes).is_ok());
-        for refused in [json!({"k1": "v1"}), json!({ENDPOINT_IFNAME: "foo0"}), json!({PORT_MAP: [{"Port": 80}]})] {
+        for refused in [json!({"k1": "v1"}), json!({ENDPOINT_IFNAME: "foo0"})] {
             assert!(check_endpoint(&options(refused)).is_err());
         }
     }

@@ -70,11 +70,30 @@ async fn a_bad_endpoint_leaves_nothing_behind() {
     ] {
         assert!(rig.endpoint(v4, v6, mac).await.is_err(), "{v4} {v6} {mac}");
     }
-    let published = json!({"NetworkID": NETWORK, "EndpointID": ENDPOINT, "Interface": {"Address": "10.1.0.7/32"},
-        "Options": {"com.docker.network.portmap": [{"Proto": 6, "Port": 80, "HostPort": 8080}]}});
-    let said = rig.call("/NetworkDriver.CreateEndpoint", published).await.unwrap_err();
-    assert_eq!(said, "publishing ports (-p, -P) is not supported by this build");
     assert!(agent.world().endpoints.is_empty());
+}
+
+#[tokio::test]
+async fn published_ports_are_told_to_the_agent_and_revoked() {
+    let (rig, agent) = Rig::with_agent();
+    rig.network(false).await;
+    rig.endpoint("10.1.0.7/32", "", "").await.unwrap();
+    let of = |bindings| json!({"NetworkID": NETWORK, "EndpointID": ENDPOINT, "Options": {"com.docker.network.portmap": bindings}});
+    let program = "/NetworkDriver.ProgramExternalConnectivity";
+    rig.call(program, of(json!([]))).await.unwrap();
+    assert!(agent.world().changes.iter().all(|(_, change)| change.published.is_none()), "nothing is to be told");
+    let binding = json!({"Proto": 6, "IP": "", "Port": 80, "HostIP": "", "HostPort": 8080, "HostPortEnd": 8080});
+    rig.call(program, of(json!([binding]))).await.unwrap();
+    let held = agent.world().endpoints[ENDPOINT].published.clone();
+    assert_eq!((held.len(), held[0].host_port, held[0].container_port), (1, 8080, 80));
+    let said = rig.call(program, of(json!([{"Proto": 1, "Port": 80}]))).await.unwrap_err();
+    assert!(said.contains("a port of TCP, UDP or SCTP"), "{said}");
+    assert_eq!(agent.world().endpoints[ENDPOINT].published, held);
+    let revoked = json!({"NetworkID": NETWORK, "EndpointID": ENDPOINT});
+    for _ in 0..2 {
+        rig.call("/NetworkDriver.RevokeExternalConnectivity", revoked.clone()).await.unwrap();
+        assert!(agent.world().endpoints[ENDPOINT].published.is_empty());
+    }
 }
 
 #[tokio::test]
