@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod monitor;
 pub mod node;
 pub mod policy;
+pub mod service;
 pub mod status;
 pub mod version;
 
@@ -55,6 +56,8 @@ pub enum Command {
     Identity(identity::Command),
     #[command(subcommand)]
     Policy(policy::Command),
+    #[command(subcommand)]
+    Service(service::Command),
     #[command(subcommand)]
     Bpf(bpf::Command),
     #[command(subcommand)]
@@ -108,6 +111,7 @@ impl Command {
             Command::Health(command) => command.run(session).await,
             Command::Identity(command) => command.run(session).await,
             Command::Policy(command) => return command.run(session).await,
+            Command::Service(command) => command.run(session).await,
             Command::Bpf(command) => command.run(session).await,
             Command::Map(command) => command.run(session).await,
             Command::Metrics(command) => command.run(session).await,

@@ -37,6 +37,8 @@ pub enum Failure {
     WaitedTooLong { revision: u64, seconds: u64, at_revision: usize, endpoints: usize },
     #[error("Revision {revision}: these endpoints have been failing for {seconds} s:{}", indented(endpoints))]
     WaitedForFailing { revision: u64, seconds: u64, endpoints: Vec<String> },
+    #[error("Service {id} is kept, but not answered by this node: {failure}")]
+    ServiceFails { id: u32, failure: String },
     #[error("No endpoint has all of these labels: {0}")]
     NoEndpoint(String),
     #[error("No identity has exactly these labels: {0}")]

@@ -72,5 +72,6 @@ fn sample(id: u16, labels: &[&str]) -> api::endpoint::Endpoint {
         mtu: 1500,
         policy: api::endpoint::EndpointPolicy { enabled: "ingress".into(), revision: 3 },
         created: 1_700_000_000,
+        published: Vec::new(),
     }
 }

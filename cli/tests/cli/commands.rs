@@ -18,6 +18,15 @@ fn endpoint(id: u16, label: &str) -> Value {
     })
 }
 
+fn service(id: u32) -> Value {
+    let spec = json!({
+        "id": id, "frontend-address": {"ip": "10.96.0.10", "protocol": "TCP", "port": 80},
+        "backend-addresses": [{"ip": "10.15.0.11", "port": 80, "protocol": "TCP", "weight": 100, "state": "active"}],
+        "flags": {"type": "ClusterIP", "extTrafficPolicy": "Cluster", "intTrafficPolicy": "Cluster"},
+    });
+    json!({"spec": spec, "status": {"realized": spec}})
+}
+
 fn status(state: &str) -> Value {
     let ok = json!({"state": "Ok", "msg": ""});
     json!({
@@ -71,6 +80,8 @@ fn readers() -> Vec<(&'static str, &'static str, Value)> {
             "GET /v1/policy/status",
             json!({"revision": 2, "nodes": [{"node": "k1", "known": 2, "enforced": 1, "endpoints": 3, "failing": []}]}),
         ),
+        ("service list", "GET /v1/service", json!([service(1)])),
+        ("service get 1", "GET /v1/service/1", service(1)),
         ("bpf endpoint list", "GET /v1/bpf/endpoint", json!([])),
         ("bpf policy list 5", "GET /v1/bpf/policy?endpoint=5", json!([])),
         ("bpf ct list", "GET /v1/bpf/ct", json!([])),

@@ -3,7 +3,7 @@
 use crate::program::{CILIUM, cilium, program, run};
 
 /// Every command, as the user would type it.
-const COMMANDS: [&str; 50] = [
+const COMMANDS: [&str; 56] = [
     "",
     "status",
     "endpoint",
@@ -24,6 +24,12 @@ const COMMANDS: [&str; 50] = [
     "policy trace",
     "policy validate",
     "policy wait",
+    "service",
+    "service list",
+    "service get",
+    "service update",
+    "service delete",
+    "service import",
     "bpf",
     "bpf endpoint list",
     "bpf policy list",

@@ -10,3 +10,4 @@ mod help;
 mod monitor;
 mod policy;
 mod program;
+mod service;
