@@ -319,7 +319,7 @@ mod tests {
         #[test]
         fn names_survive(a in any::<String>(), b in any::<String>(), c in any::<String>()) {
             prop_assert_eq!(parse_service(&service(&a, &b, &c)), Some((a.clone(), b.clone(), c)));
-            prop_assert_eq!(parse_endpoint(&endpoint(&a, &b)), Some((a.clone(), b)));
+            prop_assert_eq!(parse_endpoint(&endpoint(&a, &b)), Some((a.clone(), b.clone())));
             prop_assert!(endpoint(&a, "x").starts_with(&endpoints_of(&a)));
             prop_assert_eq!(parse_cluster_config(&cluster_config(&a)), Some(a.clone()));
             prop_assert!(service(&a, &b, "x").starts_with(&services_of(&a)));
