@@ -333,7 +333,7 @@ fn check(outputs: &Outputs) -> Result<(), TestCaseError> {
         prop_assert!(datapath.policies.contains_key(&endpoint.identity), "no policy for {}", endpoint.identity);
         prop_assert!(endpoint.gateway4.is_none_or(|gateway| datapath.gateways.contains(&IpAddr::V4(gateway))));
     }
-    for (prefix, vtep) in &datapath.vteps {
+    for (prefix, vtep) in datapath.vteps.iter() {
         prop_assert!(datapath.nodes.contains_key(vtep), "{prefix} is behind {vtep}, which is no node");
         let ours = datapath.pools.iter().find(|pool| pool.contains(prefix.ip()) || prefix.contains(pool.ip()));
         prop_assert!(ours.is_none(), "{prefix} is behind {vtep} and ours: {ours:?}");
