@@ -16,7 +16,7 @@ pub enum Command {
     /// List services: numbers, frontends, types and backends
     List,
     Get(Get),
-    Update(update::Args),
+    Update(Box<update::Args>),
     Delete(Delete),
     Import(import::Args),
 }

@@ -176,7 +176,11 @@ pub fn options() -> impl Strategy<Value = Options> {
     let enforcement =
         prop_oneof![8 => Just(Enforcement::Default), 2 => Just(Enforcement::Always), 1 => Just(Enforcement::Never)];
     let localhost = select(&[AllowLocalhost::Always, AllowLocalhost::Policy][..]);
-    (enforcement, localhost).prop_map(|(enforcement, allow_localhost)| Options { enforcement, allow_localhost })
+    (enforcement, localhost).prop_map(|(enforcement, allow_localhost)| Options {
+        enforcement,
+        allow_localhost,
+        cluster: None,
+    })
 }
 
 pub fn container_labels() -> impl Strategy<Value = Labels> {

@@ -24,7 +24,7 @@ fn balancer(id: u32, backends: BTreeSet<u8>, placed: usize, local: usize, ranges
         kind: ServiceType::LoadBalancer,
         internal: table(placed, 1),
         external: table(local, 7),
-        affinity: (id % 2 == 0).then_some(id),
+        affinity: id.is_multiple_of(2).then_some(id),
         source_ranges: ranges,
         backends,
     })
@@ -225,8 +225,7 @@ fn one_service_among_many_costs_what_it_differs_in() {
 
 #[test]
 fn a_service_without_room_is_named_and_the_others_go_on() {
-    let mut state = Current::default();
-    state.services = Services::new(2);
+    let state = Current { services: Services::new(2), ..Current::default() };
     let (first, second) = (l4([10, 96, 0, 1], 80), l4([10, 96, 0, 2], 80));
     let mut desired = Datapath { settled: true, ..Datapath::default() };
     desired.services.insert(first, balancer(1, BTreeSet::from([1]), 1, 1, 0));
