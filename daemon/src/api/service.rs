@@ -15,6 +15,7 @@ use ::api::Fault;
 use ::api::service as shape;
 use hyper::{Response, StatusCode};
 use model::desired::{Object, Status};
+use model::service::ServiceType;
 use model::{L4Address, LoadBalancer, ServiceId};
 use state::Outputs;
 use state::services::ServiceView;
@@ -191,6 +192,14 @@ pub async fn import(agent: &Agent, request: Request) -> Result<Response<Body>, R
         let message = format!("the file has {} services, and one may have {MAX_IMPORTED}", services.len());
         return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message));
     }
+    let unserved = services.iter().flat_map(|service| {
+        let kinds = service.frontends.iter().filter_map(|frontend| unserved(frontend.kind));
+        kinds.map(|message| Fault { path: service.name.to_string(), message })
+    });
+    let unserved: Vec<Fault> = unserved.collect();
+    if !unserved.is_empty() {
+        return Err(faulty(unserved));
+    }
     document::check_against(&services, &agent.snapshot().view).map_err(faulty)?;
     let mut imported = Vec::new();
     let mut last = None;
@@ -242,6 +251,15 @@ fn code(code: u16) -> StatusCode {
     StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_REQUEST)
 }
 
+/// Why a type of service cannot be had: better than one that answers to some and not to others.
+pub(super) fn unserved(kind: ServiceType) -> Option<String> {
+    (kind != ServiceType::ClusterIp).then(|| {
+        format!(
+            "{kind} is not served by this version: it balances what begins on a node, not what comes in from outside"
+        )
+    })
+}
+
 /// The service that a body is, with all that is wrong with it.
 fn read(agent: &Agent, id: ServiceId, body: &shape::ServiceSpec) -> Result<Service, Refusal> {
     let mut faults: Vec<Fault> = Vec::new();
@@ -254,6 +272,9 @@ fn read(agent: &Agent, id: ServiceId, body: &shape::ServiceSpec) -> Result<Servi
     let kind = record::kind(&flags.kind);
     if kind.is_none() {
         fault("flags.type".to_owned(), format!("{:?} is no type of service", flags.kind));
+    }
+    if let Some(why) = kind.and_then(unserved) {
+        fault("flags.type".to_owned(), why);
     }
     let protocol = record::protocol(&body.frontend_address.protocol);
     if protocol.is_none() {
@@ -316,7 +337,7 @@ fn read(agent: &Agent, id: ServiceId, body: &shape::ServiceSpec) -> Result<Servi
         backends.push(backend);
     }
     let address = L4Address { ip: body.frontend_address.ip, port: body.frontend_address.port, protocol };
-    let kind = kind.unwrap_or(model::service::ServiceType::ClusterIp);
+    let kind = kind.unwrap_or(ServiceType::ClusterIp);
     let service = Service {
         name: agent.services.name_by_number(id),
         frontends: vec![Frontend { id, kind, address, port: String::new() }],
