@@ -11,7 +11,7 @@
 #include <linux/types.h>
 
 /* Raised when a key, a value or the meaning of one changes: pinned maps of another version cannot be taken over. */
-#define ABI_VERSION 4
+#define ABI_VERSION 5
 
 /* The host-side device of endpoint N has the interface number LXC_IFINDEX_BASE + N, so a device names its slot. */
 #define LXC_IFINDEX_BASE 0x10000
@@ -28,6 +28,8 @@
 #define IDENTITY_WORLD_IPV6 10
 /* The first identity that is not reserved. */
 #define IDENTITY_FIRST_CLUSTER 256
+/* Where in those the id of the cluster begins that gives them: 8 bits. */
+#define IDENTITY_CLUSTER_SHIFT 16
 /* The first identity that stands for a CIDR prefix on this node. */
 #define IDENTITY_FIRST_LOCAL 0x1000000
 
@@ -149,10 +151,14 @@ struct ipcache_entry {
 
 /* ---- cilium_tunnel_map: LPM_TRIE, ipcache_lpm_key -> vtep; cilium_node_map: HASH, ipcache_key -> __u32 --------------- */
 
-/* Underlay address of the node behind which a pod prefix is; a node's own addresses are behind themselves. */
+/*
+ * Underlay address of the node behind which a pod prefix is; a node's own addresses are behind themselves. Where `strict`
+ * is not 0, the node speaks for identities of these two clusters alone, which may be the same.
+ */
 struct vtep {
 	__u8 family; /* FAMILY_* */
-	__u8 pad[3];
+	__u8 strict;
+	__u8 clusters[2];
 	__u32 node; /* the node's number, see below */
 	__u8 address[16]; /* IPv4 in the first four, the rest 0 */
 };

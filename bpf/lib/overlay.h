@@ -58,7 +58,7 @@ static __always_inline int overlay_established(struct __sk_buff *skb, struct pac
  * Who the ends are. 0, or the reason to drop; without a slot it is for the host.
  *
  * The source is behind the node that sent the packet, and has the identity that the tunnel says: nobody need have heard of
- * its address. But policies here must be complete about the identity.
+ * its address. But policies here must be complete about the identity, and it must be one of the node's cluster.
  */
 static __always_inline __u32 overlay_ends(struct packet *p)
 {
@@ -75,7 +75,7 @@ static __always_inline __u32 overlay_ends(struct packet *p)
 	behind = tunnel_find(&p->source, p->family);
 	if (!behind || behind->node != p->node)
 		return DROP_INVALID_SOURCE;
-	if (!identity_is_judged(p->source_identity))
+	if (!tunnel_may_give(behind, p->source_identity) || !identity_is_judged(p->source_identity))
 		return DROP_INVALID_IDENTITY;
 	found = ipcache_find(&p->destination, p->family);
 	p->destination_identity = found.identity;

@@ -50,6 +50,15 @@ static __always_inline bool tunnel_is_node(const struct vtep *vtep, const union 
 	return same_address(&own, address);
 }
 
+/* Whether the node that was found for an address may give what is behind it this identity. */
+static __always_inline bool tunnel_may_give(const struct vtep *vtep, __u32 identity)
+{
+	const __u32 cluster = identity >> IDENTITY_CLUSTER_SHIFT;
+
+	return identity < IDENTITY_FIRST_CLUSTER || !vtep->strict || cluster == vtep->clusters[0] ||
+	       cluster == vtep->clusters[1];
+}
+
 /* Writes where the packet goes and whose it is into its tunnel key; 0 unless that failed. */
 static __always_inline long tunnel_address(struct __sk_buff *skb, const struct vtep *vtep, __u32 identity)
 {

@@ -6,7 +6,7 @@
 
 pub use crate::endian::{Be16, Be32};
 
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 pub const LXC_IFINDEX_BASE: u32 = 65536;
 pub const LXC_SLOTS: u32 = 65536;
 pub const IDENTITY_HOST: u32 = 1;
@@ -16,6 +16,7 @@ pub const IDENTITY_REMOTE_NODE: u32 = 6;
 pub const IDENTITY_WORLD_IPV4: u32 = 9;
 pub const IDENTITY_WORLD_IPV6: u32 = 10;
 pub const IDENTITY_FIRST_CLUSTER: u32 = 256;
+pub const IDENTITY_CLUSTER_SHIFT: u32 = 16;
 pub const IDENTITY_FIRST_LOCAL: u32 = 16777216;
 pub const FAMILY_IPV4: u32 = 1;
 pub const FAMILY_IPV6: u32 = 2;
@@ -200,7 +201,8 @@ const _: () = {
 #[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
 pub struct Vtep {
     pub family: u8,
-    pub pad: [u8; 3usize],
+    pub strict: u8,
+    pub clusters: [u8; 2usize],
     pub node: u32,
     pub address: [u8; 16usize],
 }
@@ -209,7 +211,8 @@ const _: () = {
     ["Size of Vtep"][::core::mem::size_of::<Vtep>() - 24usize];
     ["Alignment of Vtep"][::core::mem::align_of::<Vtep>() - 4usize];
     ["Offset of field: Vtep::family"][::core::mem::offset_of!(Vtep, family) - 0usize];
-    ["Offset of field: Vtep::pad"][::core::mem::offset_of!(Vtep, pad) - 1usize];
+    ["Offset of field: Vtep::strict"][::core::mem::offset_of!(Vtep, strict) - 1usize];
+    ["Offset of field: Vtep::clusters"][::core::mem::offset_of!(Vtep, clusters) - 2usize];
     ["Offset of field: Vtep::node"][::core::mem::offset_of!(Vtep, node) - 4usize];
     ["Offset of field: Vtep::address"][::core::mem::offset_of!(Vtep, address) - 8usize];
 };

@@ -35,6 +35,8 @@ pub struct Vtep {
     /// Underlay address of a node.
     pub address: IpAddr,
     pub node: NodeNumber,
+    /// The ids of the clusters whose identities the node may give; `None`: any.
+    pub clusters: Option<[u8; 2]>,
 }
 
 /// The host-side device of an endpoint.

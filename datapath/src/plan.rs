@@ -147,11 +147,17 @@ struct Others {
     vteps: Arc<BTreeMap<IpNetwork, IpAddr>>,
     hops: Arc<BTreeMap<IpNetwork, IpAddr>>,
     nodes: Arc<BTreeMap<IpAddr, IpAddr>>,
+    clusters: Arc<BTreeMap<IpAddr, u8>>,
 }
 
 impl Others {
     fn of(desired: &Datapath) -> Others {
-        Others { vteps: desired.vteps.clone(), hops: desired.hops.clone(), nodes: desired.nodes.clone() }
+        Others {
+            vteps: desired.vteps.clone(),
+            hops: desired.hops.clone(),
+            nodes: desired.nodes.clone(),
+            clusters: desired.clusters.clone(),
+        }
     }
 
     /// Whether another snapshot says it by the same objects.
@@ -159,6 +165,7 @@ impl Others {
         Arc::ptr_eq(&self.vteps, &desired.vteps)
             && Arc::ptr_eq(&self.hops, &desired.hops)
             && Arc::ptr_eq(&self.nodes, &desired.nodes)
+            && Arc::ptr_eq(&self.clusters, &desired.clusters)
     }
 }
 

@@ -48,7 +48,7 @@ pub struct Datapath {
     /// without an id are this cluster's too.
     pub cluster_id: u8,
     /// The nodes of other clusters, by the address that stands for each, and the ids of their clusters.
-    pub clusters: BTreeMap<IpAddr, u8>,
+    pub clusters: Arc<BTreeMap<IpAddr, u8>>,
 }
 
 /// What of an endpoint's network device is wanted.

@@ -47,7 +47,7 @@ impl State {
             hops: keep(&before.hops, if routed { believed.hops() } else { BTreeMap::new() }),
             nodes: keep(&before.nodes, believed.nodes()),
             cluster_id: self.config.cluster_id,
-            clusters: believed.other_clusters(self.config.cluster_id),
+            clusters: keep(&before.clusters, believed.other_clusters(self.config.cluster_id)),
             services: self.services.frontends().clone(),
         }
     }

@@ -49,7 +49,7 @@ fn every_struct_is_its_twin() {
         "policy_entry" => PolicyEntry { flags, precedence, proxy_port, pad, packets, bytes },
         "ipcache_key" => IpcacheKey { family, pad, address },
         "ipcache_lpm_key" => IpcacheLpmKey { prefix, key },
-        "vtep" => Vtep { family, pad, node, address },
+        "vtep" => Vtep { family, strict, clusters, node, address },
         "ipcache_entry" => IpcacheEntry { identity, slot, pad },
         "ct4_key" => Ct4Key { a, b, pa, pb, protocol, asker, pad },
         "ct6_key" => Ct6Key { a, b, pa, pb, protocol, asker, pad },

@@ -164,6 +164,37 @@ fn some_identities_are_nobodys_to_claim() {
     }
 }
 
+/// Nodes of one cluster do not speak for another's, whoever policies here know.
+#[test]
+#[ignore = "needs root: make test"]
+fn a_node_gives_identities_of_its_cluster_alone() {
+    let [peer, _] = peers();
+    let of = |cluster: u32| Identity(cluster << 16 | 2007);
+    for family in FAMILIES {
+        let mut world = with_peer(World::open());
+        [of(1), of(2), of(255)].iter().for_each(|identity| world.node.set_identity(identity.0).unwrap());
+        let bits = if family == Family::V4 { 32 } else { 128 };
+        for (strict, clusters, believed) in
+            [(0, [0, 0], &[0, 1, 2, 255][..]), (1, [0, 1], &[0, 1]), (1, [2, 2], &[2]), (1, [255, 255], &[255])]
+        {
+            let node = abi::Vtep { strict, clusters, ..vtep(peer, PEER) };
+            world.node.set_vtep(ipcache_key(remote(family)), bits, node).unwrap();
+            for cluster in [0, 1, 2, 255] {
+                // The generation is another one: no flow that there is excuses it.
+                world.set_address(family.host(), Identity::HOST, 0);
+                let ran = carried(&mut world, peer, of(cluster), &call(family, SYN));
+                match believed.contains(&cluster) {
+                    true => assert_eq!(ran.action, ACT_REDIRECT, "{cluster} by {clusters:?}"),
+                    false => drop(world.dropped(&ran, abi::DROP_INVALID_IDENTITY, abi::DIRECTION_INGRESS)),
+                }
+            }
+            // The reserved ones that a node may give have no cluster.
+            let ran = carried(&mut world, peer, Identity::HEALTH, &call(family, SYN));
+            assert_eq!(ran.action, ACT_REDIRECT, "{clusters:?}");
+        }
+    }
+}
+
 #[test]
 #[ignore = "needs root: make test"]
 fn the_identity_counts_and_not_what_is_known_of_the_address() {

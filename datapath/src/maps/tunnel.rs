@@ -18,7 +18,8 @@ pub fn read_vteps(maps: &Maps) -> Result<BTreeMap<IpNetwork, Vtep>, MapError> {
 
 pub fn put_vtep(maps: &Maps, prefix: IpNetwork, vtep: Vtep) -> Result<(), MapError> {
     let abi::IpcacheKey { family, address, .. } = key_of(vtep.address);
-    let vtep = abi::Vtep { family, node: vtep.node.0, address, ..Default::default() };
+    let (strict, clusters) = vtep.clusters.map_or((0, [0; 2]), |clusters| (1, clusters));
+    let vtep = abi::Vtep { family, strict, clusters, node: vtep.node.0, address };
     let written = maps.tunnel.put_all(&[trie_key(prefix)], &[vtep]);
     written.map_err(|source| MapError::Write { map: TUNNEL, source })
 }
@@ -46,5 +47,6 @@ pub fn remove_node(maps: &Maps, node: IpAddr) -> Result<(), MapError> {
 
 fn decode(vtep: &abi::Vtep) -> Option<Vtep> {
     let address = address(&abi::IpcacheKey { family: vtep.family, address: vtep.address, ..Default::default() })?;
-    Some(Vtep { address, node: NodeNumber(vtep.node) })
+    let clusters = (vtep.strict != 0).then_some(vtep.clusters);
+    Some(Vtep { address, node: NodeNumber(vtep.node), clusters })
 }

@@ -9,6 +9,7 @@ use model::Identity;
 use model::desired::{Datapath, Object};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// What fits through an underlay of 1500 bytes, whatever its family; before there is a snapshot that tells.
 const FIRST_MTU: u32 = 1430;
@@ -22,6 +23,10 @@ struct Wanted {
     nodes: BTreeMap<IpAddr, IpAddr>,
     /// Of the nodes' addresses our own: the other nodes know them.
     own: BTreeSet<IpAddr>,
+    /// The id of this node's cluster.
+    cluster_id: u8,
+    /// Those of others' nodes, by the address that stands for each.
+    clusters: Arc<BTreeMap<IpAddr, u8>>,
 }
 
 impl Wanted {
@@ -35,6 +40,8 @@ impl Wanted {
             pods: desired.vteps.iter().filter(|(_, node)| elsewhere(node)).map(|(p, node)| (*p, *node)).collect(),
             nodes: desired.nodes.iter().filter(|(ip, _)| elsewhere(ip)).map(|(ip, node)| (*ip, *node)).collect(),
             own: desired.nodes.keys().copied().filter(own).collect(),
+            cluster_id: desired.cluster_id,
+            clusters: desired.clusters.clone(),
         }
     }
 
@@ -46,8 +53,18 @@ impl Wanted {
     /// Pods, and the nodes themselves, which are behind themselves.
     fn vteps(&self, numbers: &Numbers) -> BTreeMap<IpNetwork, Vtep> {
         let nodes = self.nodes.keys().map(|node| (IpNetwork::from(*node), *node));
-        let vtep = |address| self.number(numbers, address).map(|node| Vtep { address, node });
+        let vtep = |address| {
+            let node = self.number(numbers, address)?;
+            Some(Vtep { address, node, clusters: self.clusters_of(address) })
+        };
         nodes.chain(self.pods.clone()).filter_map(|(prefix, node)| Some((prefix, vtep(node)?))).collect()
+    }
+
+    /// Whose identities the node of an address may give: those of its cluster, and those without an id that this cluster
+    /// gave before it had one.
+    fn clusters_of(&self, address: IpAddr) -> Option<[u8; 2]> {
+        let other = self.clusters.get(&self.name(address)).map(|id| [*id, *id]);
+        (self.cluster_id != 0).then(|| other.unwrap_or([0, self.cluster_id]))
     }
 
     /// The number of the node that an address belongs to.
@@ -249,6 +266,26 @@ mod tests {
 
     fn operations(plan: &Plan) -> Vec<Operation> {
         plan.stages.values().flatten().cloned().collect()
+    }
+
+    #[test]
+    fn nodes_give_identities_of_their_clusters() {
+        let (near, far): (IpAddr, IpAddr) = ([172, 31, 0, 2].into(), [172, 31, 0, 3].into());
+        let vteps = |cluster_id| {
+            let desired = Datapath {
+                nodes: Arc::new([(near, near), (far, far)].into()),
+                vteps: Arc::new([("10.65.0.0/24".parse().unwrap(), far)].into()),
+                cluster_id,
+                clusters: Arc::new([(far, 7)].into()),
+                ..Datapath::default()
+            };
+            let wanted = Wanted::of(&desired);
+            let vteps = wanted.vteps(&wanted.numbers(&Current::default()));
+            vteps.into_values().map(|vtep| vtep.clusters).collect::<Vec<_>>()
+        };
+        // The pods of the far node, the near node, the far one.
+        assert_eq!(vteps(3), [Some([7, 7]), Some([0, 3]), Some([7, 7])]);
+        assert_eq!(vteps(0), [None; 3]);
     }
 
     #[test]
