@@ -111,9 +111,9 @@ static __always_inline __u32 lb_hash(const struct lb_question *q, __be16 source_
 }
 
 /* Number of the backend that served the client before and still may; 0: none. */
-static __always_inline __u32 lb_remembered(const struct lb_question *q, __u32 now)
+static __always_inline __u32 lb_remembered(const struct lb_question *q, const struct lb_client *client, __u32 now)
 {
-	const struct lb_affinity *affinity = bpf_map_lookup_elem(&cilium_lb_affinity, &q->client);
+	const struct lb_affinity *affinity = bpf_map_lookup_elem(&cilium_lb_affinity, client);
 	struct lb_member member = { .service = q->service.number };
 
 	if (!affinity || (__s32)(now - affinity->seen) > (__s32)q->service.affinity)
@@ -128,15 +128,18 @@ __noinline int lb_choose(struct lb_question *q)
 	struct lb_affinity affinity = {};
 	const struct lb_row *row;
 	__u32 places, place, index;
+	struct lb_client client;
 
 	if (!q)
 		return 0;
+	/* Linux 6.1 takes no key out of what a function was given. */
+	client = q->client;
 	places = q->from == LB_EXTERNAL ? q->service.places[LB_EXTERNAL] : q->service.places[LB_INTERNAL];
 	if (!places)
 		return 0;
 	if (q->service.affinity) {
 		affinity.seen = (__u32)bpf_jiffies64();
-		affinity.backend = lb_remembered(q, affinity.seen);
+		affinity.backend = lb_remembered(q, &client, affinity.seen);
 	}
 	if (!affinity.backend) {
 		place = q->from == LB_EXTERNAL ? q->service.first[LB_EXTERNAL] : q->service.first[LB_INTERNAL];
@@ -148,7 +151,7 @@ __noinline int lb_choose(struct lb_question *q)
 		affinity.backend = row->backend[place % LB_ROW];
 	}
 	if (q->service.affinity && affinity.backend)
-		bpf_map_update_elem(&cilium_lb_affinity, &q->client, &affinity, BPF_ANY);
+		bpf_map_update_elem(&cilium_lb_affinity, &client, &affinity, BPF_ANY);
 	return affinity.backend;
 }
 

@@ -163,7 +163,8 @@ __noinline int refuse_icmp(struct __sk_buff *skb, struct packet *p)
 	struct scratch *room = scratch();
 	struct refusal_icmp *icmp;
 	struct ethhdr eth;
-	__u32 quote, sum;
+	__u64 quote;
+	__u32 sum;
 
 	if (!p || !room || bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)))
 		return false;
@@ -173,9 +174,11 @@ __noinline int refuse_icmp(struct __sk_buff *skb, struct packet *p)
 	quote -= ETH_HLEN;
 	if (quote > REFUSAL_QUOTE)
 		quote = REFUSAL_QUOTE;
-	if (quote < sizeof(struct iphdr))
-		return false;
 	memset(room->frame, 0, sizeof(room->frame));
+	/* Linux 6.1 forgets the bounds of a copy that was made before they were known: this is the one that is used. */
+	asm volatile("" : "+r"(quote));
+	if (quote < sizeof(struct iphdr) || quote > REFUSAL_QUOTE)
+		return false;
 	icmp = v6 ? &((struct refusal6 *)room->frame)->icmp : &((struct refusal4 *)room->frame)->icmp;
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, icmp->quote, quote))
 		return false;
