@@ -29,6 +29,7 @@ struct Service {
     build: Option<Build>,
     network_mode: String,
     pid: Option<String>,
+    cgroup: Option<String>,
     command: Vec<String>,
     cap_drop: Vec<String>,
     cap_add: Vec<String>,
@@ -52,6 +53,7 @@ impl Service {
         words.push(format!("--network={}", self.network_mode));
         words.push(format!("--restart={}", self.restart));
         words.extend(self.pid.iter().map(|pid| format!("--pid={pid}")));
+        words.extend(self.cgroup.iter().map(|cgroup| format!("--cgroupns={cgroup}")));
         let lists = [
             ("--cap-drop", &self.cap_drop),
             ("--cap-add", &self.cap_add),

@@ -33,6 +33,7 @@ fn status(state: &str) -> Value {
         "cilium": {"state": state, "msg": "kvstore: connection refused"}, "kvstore": {"state": state, "msg": "connection refused"},
         "kvstore-contact": {"watches": [], "lease": null, "heartbeat": null},
         "container-runtime": ok, "docker-plugin": ok, "datapath": ok, "masquerade": ok, "routing": ok, "cluster-health": ok,
+        "cluster-mesh": null,
         "ipam": {"ipv4": null, "ipv6": null, "allocations": {}}, "node-monitor": null, "controllers": [],
         "node": "k1", "cluster": "default", "version": "0.1.0", "uptime": 3, "policy-revision": 1,
         "desired-revision": 2, "realised-revision": 2, "plugin-calls": [],

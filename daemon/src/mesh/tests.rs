@@ -88,6 +88,8 @@ impl World {
 #[tokio::test(start_paused = true)]
 async fn what_a_cluster_tells_is_known_until_it_leaves() {
     let (world, task) = World::begin().await;
+    // What is remembered of identities goes when the own kvstore has told all of its own.
+    world.brain.inputs.submit(state::Input::Synced(Source::Identities)).await.unwrap();
     world.is_failing("does not say which cluster it is of").await;
     world.fill(2).await;
     world.has(Some(2 << 16 | 300)).await;
