@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use model::service::{Algorithm, ServiceType};
 use model::{L4Address, LoadBalancer, Protocol, ServiceId};
 use state::services::Options;
-use state::services::definition::{Backend, BackendState, Frontend, Service, ServiceName, TrafficPolicy};
+use state::services::definition::{Backend, BackendState, Frontend, Service, ServiceName};
 use state::{Input, Outputs, Source, State, Timestamp};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -107,17 +107,11 @@ fn service(n: u32, kind: ServiceType, backends: u32) -> Service {
         state: BackendState::Active,
         node: None,
     };
-    Service {
-        name: ServiceName { cluster: "default".to_owned(), space: "bench".to_owned(), name: format!("s{n}") },
-        frontends: vec![Frontend { id: ServiceId(n + 1), kind, address: at(0x0a60_0000 + n, 80), port: String::new() }],
-        backends: (0..backends).map(backend).collect(),
-        external: TrafficPolicy::Cluster,
-        internal: TrafficPolicy::Cluster,
-        affinity: None,
-        source_ranges: Vec::new(),
-        prefer_local: false,
-        algorithm: None,
-    }
+    Service::new(
+        ServiceName { cluster: "default".to_owned(), space: "bench".to_owned(), name: format!("s{n}") },
+        vec![Frontend { id: ServiceId(n + 1), kind, address: at(0x0a60_0000 + n, 80), port: String::new() }],
+        (0..backends).map(backend).collect(),
+    )
 }
 
 fn filled(algorithm: Algorithm) -> Result<State> {

@@ -7,8 +7,8 @@
 //! | its node | 172.31.78.1*n* | fd78::1*n* |
 //! | its pods | 10.(63+*n*).0.0/16 | fd(63+*n*)::/64 |
 
-use crate::nodes::machine;
-use crate::{Agent, Docker, Engine, Machine, Nodes, Process, World, eventually};
+use crate::nodes::{machine, worlds};
+use crate::{Agent, Engine, Machine, Nodes, Process, World, eventually};
 use anyhow::{Context, Result, ensure};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -51,12 +51,7 @@ impl Clusters {
             let agent = Agent::launch(&machine, options)?;
             starting.push((machine, agent));
         }
-        starting.iter_mut().try_for_each(|(_, agent)| agent.wait_ready())?;
-        let launched = starting.iter().map(|(machine, _)| Docker::launch(machine, engine, &[]));
-        let mut engines = launched.collect::<Result<Vec<_>>>()?;
-        engines.iter_mut().try_for_each(Docker::finish_start)?;
-        let worlds = starting.into_iter().zip(engines);
-        clusters.worlds.extend(worlds.map(|((machine, agent), docker)| World { docker, agent, machine }));
+        clusters.worlds = worlds(starting, engine)?;
         Ok(clusters)
     }
 

@@ -78,13 +78,7 @@ impl Nodes {
             let agent = Agent::launch(&machine, options_on(self.underlay, number, options))?;
             starting.push((machine, agent));
         }
-        // All agents and then all engines, each kind at once: most of their start is waiting.
-        starting.iter_mut().try_for_each(|(_, agent)| agent.wait_ready())?;
-        let launched = starting.iter().map(|(machine, _)| Docker::launch(machine, engine, &[]));
-        let mut engines = launched.collect::<Result<Vec<_>>>()?;
-        engines.iter_mut().try_for_each(Docker::finish_start)?;
-        let worlds = starting.into_iter().zip(engines);
-        self.worlds.extend(worlds.map(|((machine, agent), docker)| World { docker, agent, machine }));
+        self.worlds.extend(worlds(starting, engine)?);
         Ok(())
     }
 
@@ -144,4 +138,15 @@ pub(crate) fn machine(hub: &Machine, port: &str, addresses: &[String]) -> Result
         machine.run(&["ip", if v6 { "-6" } else { "-4" }, "route", "add", "default", "via", gateway])?;
     }
     Ok(machine)
+}
+
+/// What becomes of machines whose agents are starting: an engine each. All agents and then all engines, each kind at once:
+/// most of their start is waiting.
+pub(crate) fn worlds(mut starting: Vec<(Rc<Machine>, Agent)>, engine: &Engine) -> Result<Vec<World>> {
+    starting.iter_mut().try_for_each(|(_, agent)| agent.wait_ready())?;
+    let launched = starting.iter().map(|(machine, _)| Docker::launch(machine, engine, &[]));
+    let mut engines = launched.collect::<Result<Vec<_>>>()?;
+    engines.iter_mut().try_for_each(Docker::finish_start)?;
+    let worlds = starting.into_iter().zip(engines);
+    Ok(worlds.map(|((machine, agent), docker)| World { docker, agent, machine }).collect())
 }

@@ -149,24 +149,14 @@ mod tests {
     use kvstore::memory::{self, Power};
     use model::service::ServiceType;
     use model::{L4Address, Protocol, ServiceId};
-    use state::services::definition::{Frontend, TrafficPolicy};
+    use state::services::definition::Frontend;
     use state::{Outputs, SyncState};
 
     fn service(name: &str, id: u32) -> Service {
         let address = L4Address { ip: [10, 96, 0, 10].into(), port: 80, protocol: Protocol::TCP };
         let name = ServiceName { cluster: "default".to_owned(), space: "s".to_owned(), name: name.to_owned() };
         let frontend = Frontend { id: ServiceId(id), kind: ServiceType::ClusterIp, address, port: String::new() };
-        Service {
-            name,
-            frontends: vec![frontend],
-            backends: Vec::new(),
-            external: TrafficPolicy::Cluster,
-            internal: TrafficPolicy::Cluster,
-            affinity: None,
-            source_ranges: Vec::new(),
-            prefer_local: false,
-            algorithm: None,
-        }
+        Service::new(name, vec![frontend], Vec::new())
     }
 
     async fn put(backend: &Arc<dyn Backend>, service: &Service) {

@@ -264,7 +264,7 @@ mod tests {
     use super::*;
     use model::service::ServiceType;
     use model::{L4Address, Protocol};
-    use state::services::definition::{Backend as Answerer, BackendState, Frontend, TrafficPolicy};
+    use state::services::definition::{Backend as Answerer, BackendState, Frontend};
 
     fn store() -> (ServiceStore, Arc<dyn Backend>) {
         let backend = kvstore::memory::open().0;
@@ -282,17 +282,11 @@ mod tests {
             address: at(*last, 80),
             port: String::new(),
         };
-        Service {
-            name: ServiceName { cluster: "default".to_owned(), space: "s".to_owned(), name: name.to_owned() },
-            frontends: frontends.iter().map(frontend).collect(),
-            backends: Vec::new(),
-            external: TrafficPolicy::Cluster,
-            internal: TrafficPolicy::Cluster,
-            affinity: None,
-            source_ranges: Vec::new(),
-            prefer_local: false,
-            algorithm: None,
-        }
+        Service::new(
+            ServiceName { cluster: "default".to_owned(), space: "s".to_owned(), name: name.to_owned() },
+            frontends.iter().map(frontend).collect(),
+            Vec::new(),
+        )
     }
 
     fn numbered(store: &ServiceStore, id: u32, last: u8) -> Service {

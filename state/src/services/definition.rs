@@ -145,6 +145,21 @@ pub fn is_service_name(name: &str) -> bool {
 }
 
 impl Service {
+    /// One with nothing special about it.
+    pub fn new(name: ServiceName, frontends: Vec<Frontend>, backends: Vec<Backend>) -> Service {
+        Service {
+            name,
+            frontends,
+            backends,
+            external: TrafficPolicy::Cluster,
+            internal: TrafficPolicy::Cluster,
+            affinity: None,
+            source_ranges: Vec::new(),
+            prefer_local: false,
+            algorithm: None,
+        }
+    }
+
     /// Everything that is wrong with it by itself; what the node it is on has to say comes in addition.
     pub fn faults(&self) -> Vec<ServiceFault> {
         let mut faults = Vec::new();

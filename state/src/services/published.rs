@@ -2,9 +2,7 @@
 //! backend that is the container.
 
 use super::Services;
-use super::definition::{
-    Backend, BackendState, DEFAULT_WEIGHT, Frontend, LOCAL_IDS, Service, ServiceName, TrafficPolicy,
-};
+use super::definition::{Backend, BackendState, DEFAULT_WEIGHT, Frontend, LOCAL_IDS, Service, ServiceName};
 use crate::endpoints::Endpoint;
 use crate::{Rejected, State};
 use model::service::ServiceType;
@@ -129,15 +127,5 @@ fn published_service(endpoint: &Endpoint, cluster: &str) -> Option<Service> {
             node: None,
         }));
     }
-    Some(Service {
-        name,
-        frontends,
-        backends,
-        external: TrafficPolicy::Cluster,
-        internal: TrafficPolicy::Cluster,
-        affinity: None,
-        source_ranges: Vec::new(),
-        prefer_local: false,
-        algorithm: None,
-    })
+    Some(Service::new(name, frontends, backends))
 }

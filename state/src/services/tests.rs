@@ -27,17 +27,11 @@ fn service(name: &str, frontends: &[(u32, ServiceType, &str)], backends: &[&str]
         state: BackendState::Active,
         node: None,
     };
-    Service {
-        name: ServiceName { cluster: "default".to_owned(), space: "s".to_owned(), name: name.to_owned() },
-        frontends: frontends.iter().map(frontend).collect(),
-        backends: backends.iter().map(backend).collect(),
-        external: TrafficPolicy::Cluster,
-        internal: TrafficPolicy::Cluster,
-        affinity: None,
-        source_ranges: Vec::new(),
-        prefer_local: false,
-        algorithm: None,
-    }
+    Service::new(
+        ServiceName { cluster: "default".to_owned(), space: "s".to_owned(), name: name.to_owned() },
+        frontends.iter().map(frontend).collect(),
+        backends.iter().map(backend).collect(),
+    )
 }
 
 const FRONTENDS: [(ServiceType, &str); 7] = [
