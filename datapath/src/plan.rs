@@ -179,6 +179,9 @@ pub struct Introduced {
     ipcache: Ipcache,
     /// ... by what it says of these addresses.
     asked: BTreeSet<IpAddr>,
+    /// Of these are the sources of the host's own packets.
+    gateways: BTreeSet<IpAddr>,
+    pools: BTreeSet<IpNetwork>,
 }
 
 impl Introduced {
@@ -188,12 +191,15 @@ impl Introduced {
             settled: desired.settled,
             ipcache: desired.ipcache.clone(),
             asked: desired.nodes.keys().chain(desired.vteps.values()).copied().collect(),
+            gateways: desired.gateways.clone(),
+            pools: desired.pools.clone(),
         }
     }
 
     /// The same for another snapshot, if that wants nothing else of other nodes.
     pub fn after(mut self, desired: &Datapath) -> Option<Introduced> {
-        if self.settled != desired.settled || !self.others.is_same(desired) {
+        let reached_alike = self.gateways == desired.gateways && self.pools == desired.pools;
+        if self.settled != desired.settled || !reached_alike || !self.others.is_same(desired) {
             return None;
         }
         let (asked, mut same) = (&self.asked, true);
@@ -209,7 +215,7 @@ pub struct Settings {
     /// Masquerade what leaves the node from the pools.
     pub masquerade: bool,
     pub tunnel: Tunnel,
-    /// Of use where programs write the outer headers.
+    /// What programs write outer headers with, and the host's own packets to other nodes' pods have as source.
     pub node: NodeAddresses,
     /// Have sockets talk to backends where they were given a service's address.
     pub sockets: bool,
@@ -309,7 +315,7 @@ fn node(plan: &mut Plan, current: &Current, desired: &Datapath, seen: &Seen) {
 /// Goes through the other nodes; whether there is nothing to do.
 fn nodes(plan: &mut Plan, current: &Current, desired: &Datapath, seen: &Seen, settings: Settings, made: bool) -> bool {
     let before = plan.len();
-    tunnel::nodes(plan, current, desired, seen, settings.tunnel, made);
+    tunnel::nodes(plan, current, desired, seen, settings, made);
     hops(plan, current, desired, seen);
     plan.len() == before
 }

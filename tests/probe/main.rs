@@ -147,6 +147,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a request that should be denied waits for an answer.
 const DENIED: Duration = Duration::from_millis(250);
 
+/// Requests that a hammer makes even if it is stopped at once.
+const FEWEST: u64 = 5;
+
 fn hammer(mode: &str, target: SocketAddr) -> Result<()> {
     static STOP: AtomicBool = AtomicBool::new(false);
     std::thread::spawn(|| {
@@ -155,7 +158,8 @@ fn hammer(mode: &str, target: SocketAddr) -> Result<()> {
     });
     let (mut requests, mut errors, mut failed, mut longest) = (0u64, Vec::new(), 0u64, Duration::ZERO);
     let mut kept: Option<TcpStream> = None;
-    while !STOP.load(Ordering::Relaxed) {
+    // What goes on meanwhile may take a fast machine no time: a tally of one request would say nothing.
+    while !STOP.load(Ordering::Relaxed) || requests < FEWEST {
         let start = Instant::now();
         let result = match mode {
             "keep" => (|| {

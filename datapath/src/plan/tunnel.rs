@@ -21,8 +21,6 @@ struct Wanted {
     pods: BTreeMap<IpNetwork, IpAddr>,
     /// Their addresses, and the one that stands for each.
     nodes: BTreeMap<IpAddr, IpAddr>,
-    /// Of the nodes' addresses our own: the other nodes know them.
-    own: BTreeSet<IpAddr>,
     /// The id of this node's cluster.
     cluster_id: u8,
     /// Those of others' nodes, by the address that stands for each.
@@ -39,15 +37,9 @@ impl Wanted {
         Wanted {
             pods: desired.vteps.iter().filter(|(_, node)| elsewhere(node)).map(|(p, node)| (*p, *node)).collect(),
             nodes: desired.nodes.iter().filter(|(ip, _)| elsewhere(ip)).map(|(ip, node)| (*ip, *node)).collect(),
-            own: desired.nodes.keys().copied().filter(own).collect(),
             cluster_id: desired.cluster_id,
             clusters: desired.clusters.clone(),
         }
-    }
-
-    /// What the host's packets to a prefix have as source: an address that those who answer believe to be a node's.
-    fn source(&self, prefix: &IpNetwork) -> Option<IpAddr> {
-        self.own.iter().copied().find(|own| own.is_ipv4() == prefix.is_ipv4())
     }
 
     /// Pods, and the nodes themselves, which are behind themselves.
@@ -140,8 +132,26 @@ pub(super) fn plan(plan: &mut Plan, current: &Current, desired: &Datapath, setti
     made
 }
 
+/// What the host's packets into the tunnel have as source: of each family an address that those who answer believe to be
+/// this node's. The network between the nodes may lack the family; a gateway out of a pool of the node's own has it then,
+/// and answers to it come by the tunnel as well. Left to itself the kernel would take any address of the host, that of
+/// `docker0` for one.
+fn sources(current: &Current, desired: &Datapath, node: NodeAddresses) -> Vec<IpAddr> {
+    let own = node.iter().filter(|ip| current.network.addresses.contains_key(ip));
+    let ours = |gateway: &IpAddr| desired.pools.iter().any(|pool| pool.contains(*gateway));
+    own.chain(desired.gateways.iter().copied().filter(ours)).collect()
+}
+
 /// Plans who is behind the tunnel, and the routes there. `made`: the device is made anew.
-pub(super) fn nodes(plan: &mut Plan, current: &Current, desired: &Datapath, seen: &Seen, tunnel: Tunnel, made: bool) {
+pub(super) fn nodes(
+    plan: &mut Plan,
+    current: &Current,
+    desired: &Datapath,
+    seen: &Seen,
+    settings: Settings,
+    made: bool,
+) {
+    let Settings { tunnel, node, .. } = settings;
     let wanted = match tunnel {
         Tunnel::Disabled => Wanted::default(),
         Tunnel::Vxlan { .. } | Tunnel::Geneve { .. } => Wanted::of(desired),
@@ -151,8 +161,9 @@ pub(super) fn nodes(plan: &mut Plan, current: &Current, desired: &Datapath, seen
     vteps(plan, current, &wanted, seen, settled);
     let none = BTreeMap::new();
     let routes = if made { &none } else { &current.network.tunnel_routes };
+    let sources = sources(current, desired, node);
     for prefix in wanted.pods.keys() {
-        let source = wanted.source(prefix);
+        let source = sources.iter().copied().find(|source| source.is_ipv4() == prefix.is_ipv4());
         if routes.get(prefix) != Some(&source) {
             plan.add(Stage::Reach, Operation::AddTunnelRoute(*prefix, source));
         }
@@ -260,7 +271,7 @@ mod tests {
         let settings = Settings { masquerade: false, tunnel, node: NODE, sockets: false };
         let mut planned = Plan::default();
         let made = plan(&mut planned, current, &desired, settings);
-        nodes(&mut planned, current, &desired, &Seen::default(), tunnel, made);
+        nodes(&mut planned, current, &desired, &Seen::default(), settings, made);
         planned
     }
 

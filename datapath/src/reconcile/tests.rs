@@ -55,7 +55,11 @@ fn policy_map() -> impl Strategy<Value = Arc<PolicyMap>> {
 pub(crate) fn snapshot(settled: impl Strategy<Value = bool>) -> impl Strategy<Value = Datapath> {
     let endpoints = btree_map(1u16..6, (0u8..2, 300u32..303, 0u8..4), 0..5);
     let cidrs = btree_map((0u8..4).prop_map(|n| format!("172.16.{n}.0/24").parse().unwrap()), identity(), 0..3);
-    let gateways = btree_set((1u8..4).prop_map(|n| IpAddr::from([10, 15, n, 1])), 0..3);
+    // Of a pool of the node's, or of none.
+    let gateways = btree_set(
+        (1u8..4, any::<bool>()).prop_map(|(n, ours)| IpAddr::from([10, if ours { n } else { 15 }, n, 1])),
+        0..3,
+    );
     let pools = btree_set((0u8..3).prop_map(|n| format!("10.{n}.0.0/16").parse().unwrap()), 0..3);
     let node = || (1u8..4).prop_map(|n| IpAddr::from([172, 31, 0, n]));
     let pods = prop_oneof![
@@ -331,6 +335,33 @@ proptest! {
         round(&mut reconciler, &settled, now);
         assert_equal(&reconciler.kernel().state, &settled);
     }
+}
+
+#[test]
+fn the_hosts_own_packets_to_other_nodes_have_a_source_that_is_known_there() {
+    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+    let pods: [IpNetwork; 2] = ["10.16.2.0/24".parse().unwrap(), "f00d:2::/64".parse().unwrap()];
+    let mut desired = Datapath { settled: true, ..Datapath::default() };
+    let other = ip("fd78::12");
+    desired.vteps = Arc::new(pods.map(|prefix| (prefix, other)).into());
+    desired.nodes = Arc::new([(other, other)].into());
+    // The second is of a pool that is not this node's: others have it behind somebody else.
+    desired.gateways = [ip("10.16.1.1"), ip("10.9.0.1"), ip("f00d:1::1")].into();
+    desired.pools = ["10.16.1.0/24".parse().unwrap(), "f00d:1::/64".parse().unwrap()].into();
+    // The network between the nodes has IPv6 alone.
+    let node = NodeAddresses { v4: None, v6: Some("fd78::11".parse().unwrap()) };
+    let mut reconciler = Reconciler::new(Fake::default(), Settings { node, ..SETTINGS });
+    reconciler.kernel().state.network.addresses = [(ip("fd78::11"), 2)].into();
+    let now = Instant::now();
+    let mut sources = |desired: &Datapath| {
+        round(&mut reconciler, desired, now);
+        round(&mut reconciler, desired, now);
+        reconciler.kernel().state.network.tunnel_routes.values().copied().collect::<Vec<_>>()
+    };
+    assert_eq!(sources(&desired), [Some(ip("10.16.1.1")), Some(ip("fd78::11"))]);
+    desired.gateways.remove(&ip("10.16.1.1"));
+    desired.gateways.insert(ip("10.16.1.9"));
+    assert_eq!(sources(&desired), [Some(ip("10.16.1.9")), Some(ip("fd78::11"))]);
 }
 
 #[test]
