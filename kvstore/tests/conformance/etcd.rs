@@ -76,6 +76,27 @@ async fn nobody_there_is_an_error_and_not_a_wait() {
     assert!(!status.healthy && status.text.starts_with("etcd: 0/1 connected, has-quorum=false"), "{status:?}");
 }
 
+/// A list asks for so many entries at once as answers have room for by what it saw; large values may follow small ones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_of_small_and_large_values_is_whole() {
+    let server = Server::start().await;
+    let store = connect(vec![server.address()], Duration::from_secs(10));
+    for hundred in 0..60 {
+        let txn =
+            (0..100).fold(Txn::new(), |txn, n| txn.put(&format!("k/a{:05}", hundred * 100 + n), &b"small"[..], None));
+        store.commit(txn).await.expect("put");
+    }
+    // Together more than an answer may hold.
+    let large = "x".repeat(1000 * 1000);
+    for n in 0..40 {
+        put(&store, &format!("k/b{n:02}"), &large).await;
+    }
+    let entries = store.list("k/").await.expect("list").entries;
+    assert_eq!(entries.len(), 6_040);
+    assert!(entries.is_sorted_by(|a, b| a.key < b.key));
+    assert!(entries[6_000..].iter().all(|entry| entry.value.len() == large.len()));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_server_does_not_hang_us() {
     let server = Server::start().await;
