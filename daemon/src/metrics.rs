@@ -205,7 +205,12 @@ async fn kernel(agent: &Agent, page: &mut Page) {
     page.single("datapath_operations_total", "counter", "Changes that it made in the kernel", status.operations);
     page.single("datapath_failing", "gauge", "Objects that the kernel does not have as wanted", status.failing.len());
     let (lost, unknown) = kernel.lost_and_unknown();
-    page.single("perf_events_lost_total", "counter", "Events that the kernel had no room for", lost);
+    page.single(
+        "perf_events_lost_total",
+        "counter",
+        "Events that the kernel had no room for, with or without a listener",
+        lost,
+    );
     page.single("perf_events_unknown_total", "counter", "Events that could not be decoded", unknown);
     let Ok(rows) = kernel.packet_counters().await else { return };
     let (drops, forwards): (Vec<_>, Vec<_>) =

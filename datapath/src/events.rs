@@ -21,6 +21,8 @@ use tokio::sync::broadcast;
 /// How often the buffer is looked at: the programs wake nobody, which is what makes an event cheap. At the buffer's 4 MiB
 /// and the largest records this keeps up with a million events a second.
 const PERIOD: Duration = Duration::from_millis(20);
+/// The same while nobody listens: what finds the buffer full then is missed by nobody.
+const LEISURE: Duration = Duration::from_millis(250);
 
 /// Reads the ring buffer on a thread of its own.
 pub struct Reader {
@@ -52,7 +54,7 @@ impl Reader {
     pub fn run(mut self) {
         while !self.stop.load(Ordering::Relaxed) {
             self.drain();
-            std::thread::park_timeout(PERIOD);
+            std::thread::park_timeout(if self.events.receiver_count() == 0 { LEISURE } else { PERIOD });
         }
     }
 
