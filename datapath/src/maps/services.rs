@@ -14,6 +14,7 @@ use model::{L4Address, Protocol, ServiceId};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The maps of services, open.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub struct ServiceMaps {
     pub affinity: Map<abi::LbClient, abi::LbAffinity>,
     pub members: Map<abi::LbMember, u32>,
     pub sources: Map<abi::LbSource, u32>,
+    backends_extent: Extent,
+    reverse_extent: Extent,
 }
 
 impl ServiceMaps {
@@ -38,7 +41,37 @@ impl ServiceMaps {
             affinity: open(directory, map::LB_AFFINITY)?,
             members: open(directory, map::LB_AFFINITY_MATCH)?,
             sources: open(directory, map::LB_SOURCE_RANGE)?,
+            backends_extent: Extent::default(),
+            reverse_extent: Extent::default(),
         })
+    }
+}
+
+/// How many elements of an array may hold anything: all, until it was read once; then those up to the last that did, or
+/// that was written since. There is room for hundreds of thousands, and a regular look at a few is to cost no more.
+#[derive(Debug)]
+pub struct Extent(AtomicU32);
+
+impl Default for Extent {
+    fn default() -> Extent {
+        Extent(AtomicU32::new(u32::MAX))
+    }
+}
+
+impl Extent {
+    fn get(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Of what was read the index of the last element that is in use.
+    fn is_up_to(&self, last: Option<u32>) {
+        self.0.store(last.map_or(0, |last| last + 1), Ordering::Relaxed);
+    }
+
+    fn covers<V>(&self, entries: &[(u32, V)]) {
+        if let Some(last) = entries.iter().map(|(index, _)| *index).max() {
+            self.0.fetch_max(last + 1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -46,29 +79,22 @@ impl ServiceMaps {
 pub fn read(maps: &ServiceMaps) -> Result<Services, MapError> {
     let failed = |map| move |source| MapError::Read { map, source };
     let mut services = Services::new(maps.places.info().max_entries);
-    let mut found = Vec::new();
-    let backend =
-        |_: &u32, value: &abi::LbBackend| found.push((value.number, ip(value.family, &value.address), value.port));
-    maps.backends.for_each(backend).map_err(failed(map::LB_BACKENDS))?;
-    let mut last = 0;
-    for (number, ip, port) in found.drain(..) {
-        last = last.max(number);
-        if let Some(ip) = ip {
-            services.note_backend(BackendNumber(number), SocketAddr::new(ip, port.get()));
+    let backends = first(&maps.backends, map::LB_BACKENDS, maps.backends_extent.get())?;
+    maps.backends_extent.is_up_to(last_in_use(&backends, |value| value.number));
+    for value in &backends {
+        if let Some(ip) = ip(value.family, &value.address) {
+            services.note_backend(BackendNumber(value.number), SocketAddr::new(ip, value.port.get()));
         }
     }
-    services.backends.last = last;
-    let reverse =
-        |_: &u32, value: &abi::LbReverse| found.push((value.number, ip(value.family, &value.address), value.port));
-    maps.reverse.for_each(reverse).map_err(failed(map::LB_REVERSE))?;
-    let mut last = 0;
-    for (number, ip, port) in found.drain(..) {
-        last = last.max(number);
-        if let Some(ip) = ip {
-            services.reverse.insert(number, SocketAddr::new(ip, port.get()));
+    services.backends.last = backends.iter().map(|value| value.number).max().unwrap_or(0);
+    let reverse = first(&maps.reverse, map::LB_REVERSE, maps.reverse_extent.get())?;
+    maps.reverse_extent.is_up_to(last_in_use(&reverse, |value| value.number));
+    for value in &reverse {
+        if let Some(ip) = ip(value.family, &value.address) {
+            services.reverse.insert(value.number, SocketAddr::new(ip, value.port.get()));
         }
     }
-    services.reverse.last = last;
+    services.reverse.last = reverse.iter().map(|value| value.number).max().unwrap_or(0);
     let member = |key: &abi::LbMember, _: &u32| {
         services.members.insert((ServiceNumber(key.service), BackendNumber(key.backend)));
     };
@@ -98,11 +124,15 @@ pub fn read(maps: &ServiceMaps) -> Result<Services, MapError> {
 pub fn begin_after(maps: &ServiceMaps, service: u32, backend: u32) -> Result<(), MapError> {
     if service != 0 {
         let gone = abi::LbReverse { number: service, ..Default::default() };
-        put(&maps.reverse, map::LB_REVERSE, std::iter::once((service % abi::LB_SERVICES, gone)))?;
+        let entry = [(service % abi::LB_SERVICES, gone)];
+        maps.reverse_extent.covers(&entry);
+        put(&maps.reverse, map::LB_REVERSE, entry.into_iter())?;
     }
     if backend != 0 {
         let gone = abi::LbBackend { number: backend, ..Default::default() };
-        put(&maps.backends, map::LB_BACKENDS, std::iter::once((backend % abi::LB_BACKENDS, gone)))?;
+        let entry = [(backend % abi::LB_BACKENDS, gone)];
+        maps.backends_extent.covers(&entry);
+        put(&maps.backends, map::LB_BACKENDS, entry.into_iter())?;
     }
     Ok(())
 }
@@ -110,15 +140,25 @@ pub fn begin_after(maps: &ServiceMaps, service: u32, backend: u32) -> Result<(),
 /// The rows up to the last one that is in use.
 fn read_places(maps: &ServiceMaps, entries: &[(abi::LbKey, abi::LbService)]) -> Result<Vec<abi::LbRow>, MapError> {
     let ends = entries.iter().flat_map(|(_, value)| (0..2).map(|at| value.first[at].saturating_add(value.places[at])));
-    let wanted = ends.max().unwrap_or(0).div_ceil(abi::LB_ROW) as usize;
-    let mut rows = Vec::with_capacity(wanted);
+    first(&maps.places, map::LB_PLACES, ends.max().unwrap_or(0).div_ceil(abi::LB_ROW))
+}
+
+/// The elements of an array from its first on: as many as are wanted or there are, and perhaps some more.
+fn first<V: aya::Pod>(table: &Map<u32, V>, map: &'static str, wanted: u32) -> Result<Vec<V>, MapError> {
+    let wanted = wanted.min(table.info().max_entries) as usize;
+    let mut values = Vec::with_capacity(wanted);
     let mut cursor = Cursor::default();
-    while rows.len() < wanted {
-        let batch = maps.places.next_batch(&mut cursor);
-        let Some(batch) = batch.map_err(|source| MapError::Read { map: map::LB_PLACES, source })? else { break };
-        rows.extend(batch.values);
+    while values.len() < wanted {
+        let batch = table.next_batch(&mut cursor).map_err(|source| MapError::Read { map, source })?;
+        let Some(batch) = batch else { break };
+        values.extend(batch.values);
     }
-    Ok(rows)
+    Ok(values)
+}
+
+/// The index of the last element with a number.
+fn last_in_use<V>(values: &[V], number: impl Fn(&V) -> u32) -> Option<u32> {
+    values.iter().rposition(|value| number(value) != 0).map(|index| index as u32)
 }
 
 /// Carries out operations on services, those of one kind that follow each other in as few calls as it can. Where those
@@ -140,10 +180,14 @@ pub fn apply(maps: &ServiceMaps, operations: &[Operation]) -> Vec<Result<(), Map
 fn write(maps: &ServiceMaps, run: &[Operation]) -> Result<(), MapError> {
     match run.first() {
         Some(Operation::PutBackend(..) | Operation::RemoveBackend(_)) => {
-            put(&maps.backends, map::LB_BACKENDS, run.iter().filter_map(backend))
+            let entries: Vec<_> = run.iter().filter_map(backend).collect();
+            maps.backends_extent.covers(&entries);
+            put(&maps.backends, map::LB_BACKENDS, entries.into_iter())
         }
         Some(Operation::PutReverse(..) | Operation::RemoveReverse(..)) => {
-            put(&maps.reverse, map::LB_REVERSE, run.iter().filter_map(reverse))
+            let entries: Vec<_> = run.iter().filter_map(reverse).collect();
+            maps.reverse_extent.covers(&entries);
+            put(&maps.reverse, map::LB_REVERSE, entries.into_iter())
         }
         Some(Operation::WritePlaces(..)) => put(&maps.places, map::LB_PLACES, run.iter().flat_map(places)),
         Some(Operation::PutMember(..)) => put(&maps.members, map::LB_AFFINITY_MATCH, run.iter().filter_map(member)),
