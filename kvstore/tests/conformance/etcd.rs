@@ -83,7 +83,7 @@ async fn a_list_of_small_and_large_values_is_whole() {
     let store = connect(vec![server.address()], Duration::from_secs(10));
     for hundred in 0..60 {
         let txn =
-            (0..100).fold(Txn::new(), |txn, n| txn.put(&format!("k/a{:05}", hundred * 100 + n), &b"small"[..], None));
+            (0..100).fold(Txn::new(), |txn, n| txn.put(format!("k/a{:05}", hundred * 100 + n), &b"small"[..], None));
         store.commit(txn).await.expect("put");
     }
     // Together more than an answer may hold.
