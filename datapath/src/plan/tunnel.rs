@@ -133,13 +133,15 @@ pub(super) fn plan(plan: &mut Plan, current: &Current, desired: &Datapath, setti
 }
 
 /// What the host's packets into the tunnel have as source: of each family an address that those who answer believe to be
-/// this node's. The network between the nodes may lack the family; a gateway out of a pool of the node's own has it then,
-/// and answers to it come by the tunnel as well. Left to itself the kernel would take any address of the host, that of
-/// `docker0` for one.
+/// this node's, by IPv4 its own, by IPv6 (as the kernel would choose, RFC 6724) a gateway out of a pool of the node's own, whose
+/// answers come by the tunnel as well. The network between the nodes may lack a family: then the other one. Left to itself
+/// the kernel would take any IPv4 address of the host, that of `docker0` for one.
 fn sources(current: &Current, desired: &Datapath, node: NodeAddresses) -> Vec<IpAddr> {
-    let own = node.iter().filter(|ip| current.network.addresses.contains_key(ip));
-    let ours = |gateway: &IpAddr| desired.pools.iter().any(|pool| pool.contains(*gateway));
-    own.chain(desired.gateways.iter().copied().filter(ours)).collect()
+    let own: Vec<IpAddr> = node.iter().filter(|ip| current.network.addresses.contains_key(ip)).collect();
+    let ours = |gateway: &&IpAddr| desired.pools.iter().any(|pool| pool.contains(**gateway));
+    let gateways = desired.gateways.iter().filter(ours).copied();
+    let first = own.iter().copied().filter(IpAddr::is_ipv4);
+    first.chain(gateways).chain(own.iter().copied()).collect()
 }
 
 /// Plans who is behind the tunnel, and the routes there. `made`: the device is made anew.

@@ -80,15 +80,18 @@ fn is_told(from: &Container, ip: &str, mtu: usize) -> Result<()> {
     from.run(&["ping", "-c1", "-W2", "-M", "do", "-s", &(mtu - headers).to_string(), ip]).map(drop)
 }
 
-/// Waits until new containers get this MTU.
+/// Waits until new containers get this MTU, on both nodes: each finds out for itself.
 fn has_mtu(lab: &Lab, name: &str, mtu: usize) -> Result<()> {
-    eventually(PATIENCE, "new containers to have the new MTU", || {
-        // What is left of an attempt before.
-        let _ = lab.two().docker.docker(&["rm", "-f", name]);
-        let link = lab.two().container(name)?.run(&["ip", "link", "show", "cilium0"])?;
-        ensure!(link.contains(&format!("mtu {mtu} ")), "{link}");
-        Ok(())
-    })
+    for world in [lab.one(), lab.two()] {
+        eventually(PATIENCE, "new containers to have the new MTU", || {
+            // What is left of an attempt before.
+            let _ = world.docker.docker(&["rm", "-f", name]);
+            let link = world.container(name)?.run(&["ip", "link", "show", "cilium0"])?;
+            ensure!(link.contains(&format!("mtu {mtu} ")), "{link}");
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 fn carries(world: &World, from: &Container, protocol: &str, ip: &str, bytes: usize) -> Result<()> {

@@ -43,8 +43,9 @@ pub(super) fn nodes_tell_each_other(lab: &mut Lab) -> Result<()> {
     // The host's own packets have a source that the other node knows, whichever devices the host has besides.
     for ip in lab.ips(&lab.client).into_iter().filter(|_| lab.tunnel.is_some()) {
         let route = lab.one().machine.run(&["ip", "route", "get", ip])?;
-        let known = lab.underlay_ips("11").into_iter().chain(["10.64.0.1".to_owned(), "10.64.0.3".to_owned()]);
-        ensure!(known.into_iter().any(|source| route.contains(&format!("src {source} "))), "{route}");
+        let gateways = ["10.64.0.1", "10.64.0.3", "fd64::1", "fd64::3"].map(str::to_owned);
+        let mut known = lab.underlay_ips("11").into_iter().chain(gateways);
+        ensure!(known.any(|source| route.contains(&format!("src {source} "))), "{route}");
     }
     let overhead = match (lab.tunnel, lab.underlay) {
         (None, _) => 0,
