@@ -68,10 +68,8 @@ impl Extent {
         self.0.store(last.map_or(0, |last| last + 1), Ordering::Relaxed);
     }
 
-    fn covers<V>(&self, entries: &[(u32, V)]) {
-        if let Some(last) = entries.iter().map(|(index, _)| *index).max() {
-            self.0.fetch_max(last + 1, Ordering::Relaxed);
-        }
+    fn covers(&self, index: u32) {
+        self.0.fetch_max(index + 1, Ordering::Relaxed);
     }
 }
 
@@ -124,15 +122,13 @@ pub fn read(maps: &ServiceMaps) -> Result<Services, MapError> {
 pub fn begin_after(maps: &ServiceMaps, service: u32, backend: u32) -> Result<(), MapError> {
     if service != 0 {
         let gone = abi::LbReverse { number: service, ..Default::default() };
-        let entry = [(service % abi::LB_SERVICES, gone)];
-        maps.reverse_extent.covers(&entry);
-        put(&maps.reverse, map::LB_REVERSE, entry.into_iter())?;
+        let entry = std::iter::once((service % abi::LB_SERVICES, gone));
+        put_at(&maps.reverse, map::LB_REVERSE, &maps.reverse_extent, entry)?;
     }
     if backend != 0 {
         let gone = abi::LbBackend { number: backend, ..Default::default() };
-        let entry = [(backend % abi::LB_BACKENDS, gone)];
-        maps.backends_extent.covers(&entry);
-        put(&maps.backends, map::LB_BACKENDS, entry.into_iter())?;
+        let entry = std::iter::once((backend % abi::LB_BACKENDS, gone));
+        put_at(&maps.backends, map::LB_BACKENDS, &maps.backends_extent, entry)?;
     }
     Ok(())
 }
@@ -180,14 +176,10 @@ pub fn apply(maps: &ServiceMaps, operations: &[Operation]) -> Vec<Result<(), Map
 fn write(maps: &ServiceMaps, run: &[Operation]) -> Result<(), MapError> {
     match run.first() {
         Some(Operation::PutBackend(..) | Operation::RemoveBackend(_)) => {
-            let entries: Vec<_> = run.iter().filter_map(backend).collect();
-            maps.backends_extent.covers(&entries);
-            put(&maps.backends, map::LB_BACKENDS, entries.into_iter())
+            put_at(&maps.backends, map::LB_BACKENDS, &maps.backends_extent, run.iter().filter_map(backend))
         }
         Some(Operation::PutReverse(..) | Operation::RemoveReverse(..)) => {
-            let entries: Vec<_> = run.iter().filter_map(reverse).collect();
-            maps.reverse_extent.covers(&entries);
-            put(&maps.reverse, map::LB_REVERSE, entries.into_iter())
+            put_at(&maps.reverse, map::LB_REVERSE, &maps.reverse_extent, run.iter().filter_map(reverse))
         }
         Some(Operation::WritePlaces(..)) => put(&maps.places, map::LB_PLACES, run.iter().flat_map(places)),
         Some(Operation::PutMember(..)) => put(&maps.members, map::LB_AFFINITY_MATCH, run.iter().filter_map(member)),
@@ -200,6 +192,16 @@ fn write(maps: &ServiceMaps, run: &[Operation]) -> Result<(), MapError> {
         Some(Operation::RemoveService(_)) => delete(&maps.services, map::LB_SERVICES, run.iter().filter_map(service)),
         _ => Ok(()),
     }
+}
+
+/// Writes elements of an array of which only an extent is looked at.
+fn put_at<V: aya::Pod>(
+    table: &Map<u32, V>,
+    map: &'static str,
+    extent: &Extent,
+    entries: impl Iterator<Item = (u32, V)>,
+) -> Result<(), MapError> {
+    put(table, map, entries.inspect(|(index, _)| extent.covers(*index)))
 }
 
 fn put<K: aya::Pod, V: aya::Pod>(
