@@ -42,9 +42,11 @@ impl Wanted {
         }
     }
 
-    /// Pods, and the nodes themselves, which are behind themselves.
+    /// Pods, and the nodes themselves: all their addresses by way of the one that the tunnel's MTU is reckoned for. By way
+    /// of itself an IPv6 address would have an outer header larger than that.
     fn vteps(&self, numbers: &Numbers) -> BTreeMap<IpNetwork, Vtep> {
-        let nodes = self.nodes.keys().map(|node| (IpNetwork::from(*node), *node));
+        let way = |address: &IpAddr, node: &IpAddr| if self.nodes.contains_key(node) { *node } else { *address };
+        let nodes = self.nodes.iter().map(|(address, node)| (IpNetwork::from(*address), way(address, node)));
         let vtep = |address| {
             let node = self.number(numbers, address)?;
             Some(Vtep { address, node, clusters: self.clusters_of(address) })
@@ -133,15 +135,13 @@ pub(super) fn plan(plan: &mut Plan, current: &Current, desired: &Datapath, setti
 }
 
 /// What the host's packets into the tunnel have as source: of each family an address that those who answer believe to be
-/// this node's, by IPv4 its own, by IPv6 (as the kernel would choose, RFC 6724) a gateway out of a pool of the node's own, whose
-/// answers come by the tunnel as well. The network between the nodes may lack a family: then the other one. Left to itself
-/// the kernel would take any IPv4 address of the host, that of `docker0` for one.
+/// this node's, its own or, where the network between the nodes lacks the family, a gateway out of a pool of its own. Left
+/// to itself the kernel would take any IPv4 address of the host, that of `docker0` for one.
 fn sources(current: &Current, desired: &Datapath, node: NodeAddresses) -> Vec<IpAddr> {
     let own: Vec<IpAddr> = node.iter().filter(|ip| current.network.addresses.contains_key(ip)).collect();
     let ours = |gateway: &&IpAddr| desired.pools.iter().any(|pool| pool.contains(**gateway));
     let gateways = desired.gateways.iter().filter(ours).copied();
-    let first = own.iter().copied().filter(IpAddr::is_ipv4);
-    first.chain(gateways).chain(own.iter().copied()).collect()
+    own.iter().copied().chain(gateways).collect()
 }
 
 /// Plans who is behind the tunnel, and the routes there. `made`: the device is made anew.
@@ -299,6 +299,15 @@ mod tests {
         // The pods of the far node, the near node, the far one.
         assert_eq!(vteps(3), [Some([7, 7]), Some([0, 3]), Some([7, 7])]);
         assert_eq!(vteps(0), [None; 3]);
+    }
+
+    #[test]
+    fn a_node_is_reached_one_way_by_whichever_address() {
+        let (v4, v6): (IpAddr, IpAddr) = ([172, 31, 0, 2].into(), "fd77::2".parse().unwrap());
+        let desired = Datapath { nodes: Arc::new([(v4, v4), (v6, v4)].into()), ..Datapath::default() };
+        let wanted = Wanted::of(&desired);
+        let vteps = wanted.vteps(&wanted.numbers(&Current::default()));
+        assert!(vteps.values().all(|vtep| vtep.address == v4) && vteps.len() == 2, "{vteps:?}");
     }
 
     #[test]

@@ -56,6 +56,11 @@ impl Underlay {
         if self == Underlay::V4 { NODES[node].0.into() } else { NODES[node].1.into() }
     }
 
+    /// What it leaves of 1500 bytes.
+    fn mtu(self) -> u32 {
+        if self == Underlay::V4 { 1450 } else { 1430 }
+    }
+
     /// All underlay addresses of a node.
     fn addresses(self, node: usize) -> impl Iterator<Item = IpAddr> {
         let (v4, v6) = NODES[node];
@@ -126,8 +131,7 @@ impl Cluster {
             let config = Config { bpffs: bpffs.join(n.to_string()), node, tunnel, ..settings.clone() };
             std::fs::create_dir_all(&config.bpffs).unwrap();
             let mut node = Node::start(config).await;
-            // What an IPv6 underlay of 1500 leaves.
-            node.mtu = 1430;
+            node.mtu = underlay.mtu();
             nodes.push(node);
         }
         let nodes = nodes.try_into().unwrap_or_else(|_| unreachable!("there are two"));
@@ -155,7 +159,7 @@ impl Cluster {
         }
         let other = 1 - n;
         if is_tunnelled {
-            desired.tunnel_mtu = Some(1430);
+            desired.tunnel_mtu = Some(self.underlay.mtu());
             Arc::make_mut(&mut desired.vteps).extend(PODS[other].map(|prefix| (net(prefix), self.underlay.of(other))));
         } else {
             let node = |prefix: IpNetwork| if prefix.is_ipv4() { NODES[other].0.into() } else { NODES[other].1.into() };
@@ -261,7 +265,7 @@ fn what_is_too_large_for_the_tunnel_is_told_to_the_sender() {
         let icmp = [(300, Protocol::ICMP, None), (300, Protocol::ICMPV6, None)];
         let map = policy(&[&rules[..], &icmp].concat());
         cluster.nodes[1].must(|desired| drop(desired.policies.insert(Identity(301), map))).await;
-        let largest = |there: IpAddr| 1430 - 8 - if there.is_ipv4() { 20 } else { 40 };
+        let largest = |there: IpAddr| cluster.underlay.mtu() as usize - 8 - if there.is_ipv4() { 20 } else { 40 };
         for there in b.addresses() {
             assert_eq!(echo(&a.namespace, there, 64, largest(there), Hope::Passes), Answer::Reply, "{there}");
         }
@@ -271,8 +275,9 @@ fn what_is_too_large_for_the_tunnel_is_told_to_the_sender() {
         // The underlay shrinks below what the containers have.
         for n in 0..2 {
             let _place = cluster.place(n);
-            cluster.nodes[n].must(|desired| desired.tunnel_mtu = Some(1330)).await;
-            assert!(ip("link show cilium_vxlan").contains("mtu 1330"));
+            let mtu = cluster.underlay.mtu() - 100;
+            cluster.nodes[n].must(|desired| desired.tunnel_mtu = Some(mtu)).await;
+            assert!(ip("link show cilium_vxlan").contains(&format!("mtu {mtu}")));
         }
         for (there, (mut client, mut server)) in b.addresses().into_iter().zip(streams) {
             assert_eq!(echo(&a.namespace, there, 64, largest(there), Hope::Passes), Answer::TooBig, "{there}");
@@ -308,14 +313,23 @@ fn carries(from: &mut std::net::TcpStream, to: &mut std::net::TcpStream, bytes: 
 fn hosts_and_containers_of_two_nodes_reach_each_other() {
     in_cluster(async |cluster| {
         let b = cluster.container(1, 513, 301).await;
-        let rules = [(Identity::REMOTE_NODE.0, Protocol::TCP, Some(80))];
+        let icmp = [Protocol::ICMP, Protocol::ICMPV6].map(|icmp| (Identity::REMOTE_NODE.0, icmp, None));
+        let rules = [&[(Identity::REMOTE_NODE.0, Protocol::TCP, Some(80))], &icmp[..]].concat();
         cluster.nodes[1].must(|desired| drop(desired.policies.insert(Identity(301), policy(&rules)))).await;
         for there in b.addresses() {
             assert!(tcp(&Here, &b.namespace, there, 80, Hope::Passes), "{there}");
             assert!(!tcp(&Here, &b.namespace, there, 81, Hope::Dropped), "{there}");
+            for up in [true, false] {
+                let (mut client, mut server) = tcp_stream(&Here, &b.namespace, there, 80, Hope::Passes).unwrap();
+                let (from, to) = if up { (&mut client, &mut server) } else { (&mut server, &mut client) };
+                assert!(carries(from, to, 1 << 20), "{there}");
+            }
+            assert_eq!(echo(&Here, there, 64, 5000, Hope::Passes), Answer::Reply, "{there}");
         }
         for node in [IpAddr::from(NODES[0].0), NODES[0].1.into()] {
-            assert!(tcp(&b.namespace, &Here, node, 80, Hope::Passes), "{node}");
+            let (mut client, mut server) = tcp_stream(&b.namespace, &Here, node, 80, Hope::Passes).unwrap();
+            assert!(carries(&mut client, &mut server, 1 << 20), "{node}");
+            assert_eq!(echo(&b.namespace, node, 64, 5000, Hope::Passes), Answer::Reply, "{node}");
         }
     });
 }

@@ -31,6 +31,9 @@ pub(super) fn large_packets(lab: &mut Lab) -> Result<()> {
         lab.two().machine.run(&probe.iter().map(String::as_str).collect::<Vec<_>>())?;
         lab.two().machine.run(&["ping", "-c1", "-W2", "-s", "8000", ip])?;
     }
+    for ip in lab.underlay_ips("11") {
+        client.run(&["ping", "-c1", "-W2", "-s", "8000", &ip])?;
+    }
     Ok(())
 }
 
