@@ -152,7 +152,7 @@ struct ipcache_entry {
 /* ---- cilium_tunnel_map: LPM_TRIE, ipcache_lpm_key -> vtep; cilium_node_map: HASH, ipcache_key -> __u32 --------------- */
 
 /*
- * Underlay address of the node behind which a pod prefix is; a node's own addresses are behind themselves. Where `strict`
+ * Underlay address of the node behind which a pod prefix is, or another address of the node. Where `strict`
  * is not 0, the node speaks for identities of these two clusters alone, which may be the same.
  */
 struct vtep {
@@ -217,6 +217,8 @@ struct ct6_key {
  * CT_OPENED_BY_B (side b is who asked) say anything.
  */
 #define CT_SERVICE 8
+/* The end that is no endpoint here is another node's pod, and nobody translates between the two: past the host's stack. */
+#define CT_DIRECT 16
 
 /* Of jiffies, so that 8 bits last for a minute at 250 a second. */
 #define REPORT_SHIFT 6

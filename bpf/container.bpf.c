@@ -14,11 +14,18 @@
  * by which other nodes are reached:
  *
  *     container <--- from_underlay <--- uplink               (what is for the host: its stack, by the tunnel device)
+ *
+ * Without a tunnel the same is on those devices for flows that are known (native.h), and from_container sends by the host's
+ * routes:
+ *
+ *     container ---> from_container ---> uplink              (containers on other nodes)
+ *     container <--- from_underlay  <--- uplink
  */
 #include "lib/arp.h"
 #include "lib/enter.h"
 #include "lib/lb.h"
 #include "lib/leave.h"
+#include "lib/native.h"
 #include "lib/neighbour.h"
 #include "lib/overlay.h"
 
@@ -116,6 +123,11 @@ SEC("classifier/from_underlay") int from_underlay(struct __sk_buff *skb)
 
 	if (skb->vlan_present || skb->pkt_type != PACKET_HOST)
 		return TC_ACT_UNSPEC;
+	if (native_routing) {
+		if (skb->protocol == bpf_htons(ETH_P_IP))
+			return native_in(skb, &p, false);
+		return skb->protocol == bpf_htons(ETH_P_IPV6) ? native_in(skb, &p, true) : TC_ACT_UNSPEC;
+	}
 	if (skb->protocol == bpf_htons(ETH_P_IP) ? !geneve_calls(skb, false) :
 	    skb->protocol != bpf_htons(ETH_P_IPV6) || !geneve_calls(skb, true))
 		return TC_ACT_UNSPEC;

@@ -14,6 +14,9 @@ volatile const __u32 lxc_ifindex_base = LXC_IFINDEX_BASE;
 volatile const __u32 vxlan_port = 8472;
 volatile const __u32 geneve_port = 6081;
 
+/* Not 0: no tunnel leads to other nodes' pods, the network between the nodes does. */
+volatile const __u32 native_routing = 0;
+
 /* GENEVE_*: who speaks Geneve to other nodes. */
 volatile const __u32 geneve = GENEVE_NONE;
 

@@ -72,6 +72,51 @@ static __always_inline __u32 segment_length(struct __sk_buff *skb, const struct 
 }
 
 /*
+ * To another node's pod where no tunnel leads there: by the host's routes, but past its stack. Whatever they have no plain
+ * answer for is the stack's: no hop left, too large, no route.
+ */
+__noinline int deliver_direct(struct __sk_buff *skb, struct packet *p)
+{
+	struct bpf_redir_neigh next_hop = {};
+	struct bpf_fib_lookup lookup = {};
+	void *ip;
+	bool v6;
+	long found;
+
+	if (!p)
+		return TC_ACT_SHOT;
+	v6 = is_ipv6(p);
+	lookup.l4_protocol = p->protocol;
+	lookup.tot_len = skb->gso_size ? segment_length(skb, p) : skb->len - ETH_HLEN;
+	lookup.ifindex = skb->ifindex;
+	if (v6) {
+		lookup.family = ADDRESS_FAMILY_IPV6;
+		memcpy(lookup.ipv6_src, &p->source, sizeof(lookup.ipv6_src));
+		memcpy(lookup.ipv6_dst, &p->destination, sizeof(lookup.ipv6_dst));
+	} else {
+		lookup.family = ADDRESS_FAMILY_IPV4;
+		lookup.ipv4_src = p->source.v4;
+		lookup.ipv4_dst = p->destination.v4;
+	}
+	found = bpf_fib_lookup(skb, &lookup, sizeof(lookup), 0);
+	if (unlikely(found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH))
+		return deliver_to_stack(skb);
+	ip = packet_start(skb) + ETH_HLEN;
+	if (ip + (v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) > packet_end(skb))
+		return drop(skb, p, DROP_INVALID_PACKET);
+	if (unlikely(!(v6 ? take_hop6(ip) : take_hop4(ip))))
+		return deliver_to_stack(skb);
+	next_hop.nh_family = lookup.family;
+	if (lookup.family == ADDRESS_FAMILY_IPV4)
+		next_hop.ipv4_nh = lookup.ipv4_dst;
+	else
+		memcpy(next_hop.ipv6_nh, lookup.ipv6_dst, sizeof(next_hop.ipv6_nh));
+	count(REASON_FORWARDED, DIRECTION_EGRESS, skb->len);
+	/* Not by the hardware address that was found: who sends by it keeps the neighbour's entry alive, and asks anew. */
+	return bpf_redirect_neigh(lookup.ifindex, &next_hop, sizeof(next_hop), 0);
+}
+
+/*
  * Whether the tunnel takes no packet as large. Pieces of datagrams go on as they are, in outer pieces where the underlay
  * makes some: the stack might wait for all pieces of a datagram, and the last one is never too large.
  */

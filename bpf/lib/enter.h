@@ -99,7 +99,7 @@ static __noinline __u32 enter_source(struct __sk_buff *skb, struct packet *p, co
 	}
 	if (!p->hairpin && skb->ingress_ifindex != tunnel_ifindex()) {
 		vtep = tunnel_find(&p->source, p->family);
-		if (vtep && !tunnel_is_node(vtep, &p->source))
+		if (vtep && !tunnel_is_node(&p->source, p->family))
 			return DROP_INVALID_SOURCE;
 	}
 	return (ep->flags & ENDPOINT_INTERNAL) && is_outside(p->source_identity) ? DROP_UNROUTABLE : 0;

@@ -35,6 +35,13 @@ static __always_inline struct ipcache_entry ipcache_find(const union address *ad
 	return found ? *found : world;
 }
 
+/* Identities that pods have, of this node or others. */
+static __always_inline bool is_pod(__u32 identity)
+{
+	return (identity >= IDENTITY_FIRST_CLUSTER && identity < IDENTITY_FIRST_LOCAL) || identity == IDENTITY_HEALTH ||
+	       identity == IDENTITY_INIT;
+}
+
 /* Identities that an internal network has no traffic with. */
 static __always_inline bool is_outside(__u32 identity)
 {

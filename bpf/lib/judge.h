@@ -88,8 +88,8 @@ static __always_inline bool renew(struct ct_entry *entry, const struct packet *p
 	entry->stamp[other] = p->destination_policy ?: p->destination_identity;
 	entry->ipcache_generation = p->ipcache_generation;
 	entry->node = p->node;
-	entry->flags = (entry->flags & ~(CT_HAIRPIN | CT_TUNNEL)) | (p->hairpin ? CT_HAIRPIN : 0) |
-		       (p->tunnel ? CT_TUNNEL : 0);
+	entry->flags = (entry->flags & ~(CT_HAIRPIN | CT_TUNNEL | CT_DIRECT)) | (p->hairpin ? CT_HAIRPIN : 0) |
+		       (p->tunnel ? CT_TUNNEL : 0) | (p->direct && !p->hairpin ? CT_DIRECT : 0);
 	return ct_touch(entry, p, side, bytes, now);
 }
 
@@ -123,6 +123,19 @@ static __always_inline void answer_node(struct packet *p, const struct ct_entry 
 		return;
 	p->destination_identity = entry->stamp[other];
 	p->unheard = 0;
+}
+
+/*
+ * A flow that is known goes on as it did: only its opener's own packets say anew which way. It leaves as it came, and who
+ * has become somebody else than a pod is the stack's.
+ */
+static __always_inline void go_on(struct packet *p, const struct ct_entry *entry, bool forward)
+{
+	const bool leaves = p->point == POINT_FROM_ENDPOINT;
+
+	if (leaves && forward)
+		return;
+	p->direct = (entry->flags & CT_DIRECT) && is_pod(leaves ? p->destination_identity : p->source_identity);
 }
 
 /* A packet that is no part of a flow and makes none. */
@@ -182,6 +195,8 @@ __noinline int judge_flow(struct __sk_buff *skb, struct packet *p)
 		/* What the host translated must come by the host again; what came through the tunnel goes back through it. */
 		if (!forward && p->point == POINT_FROM_ENDPOINT)
 			answer_node(p, entry, side);
+		if (native_routing)
+			go_on(p, entry, forward);
 		if (!forward)
 			p->service = entry->service;
 		*next = *entry;

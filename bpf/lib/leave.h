@@ -50,7 +50,7 @@ static __always_inline int leave_established(struct __sk_buff *skb, struct packe
 	struct ct_entry *entry;
 	union ct_key key;
 	__u32 side, other, slot, now, reason;
-	bool tunnel, answer = false;
+	bool tunnel, direct, answer = false;
 
 	side = ct_key_of(p, &key, v6) & 1;
 	entry = ct_find(&key, v6);
@@ -74,6 +74,7 @@ static __always_inline int leave_established(struct __sk_buff *skb, struct packe
 		return NOT_ESTABLISHED;
 	slot = entry->slot[other];
 	tunnel = entry->flags & CT_TUNNEL;
+	direct = native_routing && (entry->flags & CT_DIRECT);
 	if (slot) {
 		to = bpf_map_lookup_elem(&cilium_lxc, &slot);
 		if (!to || to->policy != entry->stamp[other] || !endpoint_has(to, &p->destination, v6))
@@ -93,6 +94,8 @@ static __always_inline int leave_established(struct __sk_buff *skb, struct packe
 	}
 	if (likely(to))
 		return deliver_local(skb, p, to, slot, DIRECTION_EGRESS | DIRECTION_INGRESS, v6);
+	if (direct)
+		return deliver_direct(skb, p);
 	return tunnel ? deliver_to_node(skb, p) : deliver_to_stack(skb);
 }
 
@@ -103,7 +106,7 @@ static __noinline __u32 leave_destination(struct packet *p, const struct endpoin
 	const struct endpoint *to;
 	const struct vtep *vtep;
 
-	p->tunnel = p->unheard = p->node = 0;
+	p->tunnel = p->direct = p->unheard = p->node = 0;
 	if (p->self || is_self(&p->destination, is_ipv6(p))) {
 		p->self = 1;
 		p->destination_slot = p->source_slot;
@@ -117,11 +120,12 @@ static __noinline __u32 leave_destination(struct packet *p, const struct endpoin
 	p->destination_identity = found.identity;
 	if (!found.slot) {
 		p->point = POINT_FROM_ENDPOINT;
+		p->direct = native_routing && is_pod(found.identity);
 		vtep = found.identity == IDENTITY_HOST ? NULL : tunnel_find(&p->destination, p->family);
 		if (vtep) {
 			p->node = vtep->node;
 			/* Only a flow that came from there can tell who that is. */
-			p->unheard = is_outside(found.identity) && !tunnel_is_node(vtep, &p->destination);
+			p->unheard = is_outside(found.identity) && !tunnel_is_node(&p->destination, p->family);
 			p->tunnel = !is_outside(found.identity);
 			if (p->unheard)
 				return 0;
@@ -175,6 +179,8 @@ static __always_inline int leave_forward(struct __sk_buff *skb, struct packet *p
 	p->direction = DIRECTION_EGRESS; /* should it be dropped yet, that is this end's doing */
 	if (reason)
 		return drop(skb, p, reason);
+	if (!slot && native_routing && p->direct && !p->hairpin)
+		return deliver_direct(skb, p);
 	if (!slot)
 		return p->tunnel ? deliver_to_node(skb, p) : deliver_to_stack(skb);
 	if (!to)

@@ -68,6 +68,7 @@ struct packet {
 	__u8 matched;
 	__u8 hairpin; /* bool: the other end is a local endpoint, but reached by way of the host's stack */
 	__u8 tunnel; /* bool: the other end is reached through the tunnel */
+	__u8 direct; /* bool: the other end is another node's pod, past the host's stack */
 	__u8 unheard; /* bool: the destination is behind another node and nobody's as far as is known here */
 	__u8 fragment; /* bool: a piece of a datagram */
 	__u8 self; /* bool: by way of a service back to its own sender */

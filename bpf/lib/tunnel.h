@@ -41,13 +41,13 @@ static __always_inline const struct vtep *tunnel_find(const union address *addre
 	return bpf_map_lookup_elem(&cilium_tunnel_map, &key);
 }
 
-/* Whether what was found for an address says that it is the node's own one. */
-static __always_inline bool tunnel_is_node(const struct vtep *vtep, const union address *address)
+/* Whether the address is another node's own one. */
+static __always_inline bool tunnel_is_node(const union address *address, __u8 family)
 {
-	union address own;
+	struct ipcache_key node = { .family = family };
 
-	memcpy(&own, vtep->address, sizeof(own));
-	return same_address(&own, address);
+	memcpy(node.address, address, sizeof(*address));
+	return bpf_map_lookup_elem(&cilium_node_map, &node);
 }
 
 /* Whether the node that was found for an address may give what is behind it this identity. */

@@ -45,6 +45,7 @@ pub const CT_OPENED_BY_B: u32 = 1;
 pub const CT_HAIRPIN: u32 = 2;
 pub const CT_TUNNEL: u32 = 4;
 pub const CT_SERVICE: u32 = 8;
+pub const CT_DIRECT: u32 = 16;
 pub const REPORT_SHIFT: u32 = 6;
 pub const LB_SERVICES: u32 = 262144;
 pub const LB_BACKENDS: u32 = 524288;

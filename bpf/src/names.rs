@@ -130,6 +130,8 @@ pub mod knob {
     /// UDP ports, host order, that a container may not send to; 0: none. Unset 8472 and 6081.
     pub const VXLAN_PORT: &str = "vxlan_port";
     pub const GENEVE_PORT: &str = "geneve_port";
+    /// 1 where other nodes' pods are reached without a tunnel; unset 0.
+    pub const NATIVE_ROUTING: &str = "native_routing";
     /// `abi::GENEVE_*`: who speaks Geneve to other nodes; unset nobody.
     pub const GENEVE: &str = "geneve";
     /// How long a flow without packets lives: TCP that both sides have spoken on (unset 8000 s at 250 Hz) ...

@@ -102,6 +102,8 @@ pub struct Network {
     pub tunnel_routes: BTreeMap<IpNetwork, Option<IpAddr>>,
     /// Addresses of the host on devices that are not ours, and the devices' numbers.
     pub addresses: BTreeMap<IpAddr, u32>,
+    /// Those of these devices that speak Ethernet.
+    pub ethernet: BTreeSet<u32>,
     /// Prefixes with a route of ours to another node, and by which of its addresses.
     pub hops: BTreeMap<IpNetwork, IpAddr>,
     pub links: BTreeMap<EndpointId, Link>,

@@ -11,7 +11,7 @@ use rtnetlink::packet_core::{DefaultNla, Emitable};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoGeneve, InfoKind, InfoVeth, InfoVxlan,
-    LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 
 /// The group of every device that this crate makes, "ci" in ASCII: firewall rules name devices by it.
@@ -181,6 +181,7 @@ pub struct Device {
     pub mtu: u32,
     pub up: bool,
     pub veth: bool,
+    pub ethernet: bool,
     /// It takes its peers from the packets.
     pub tunnel_kind: Option<TunnelKind>,
 }
@@ -189,6 +190,7 @@ impl Device {
     pub fn decode(message: &LinkMessage) -> Device {
         let mut device = Device { ifindex: message.header.index, ..Device::default() };
         device.up = message.header.flags.contains(LinkFlags::Up);
+        device.ethernet = message.header.link_layer_type == LinkLayerType::Ether;
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => device.name.clone_from(name),

@@ -213,6 +213,7 @@ fn knobs(config: &Config) -> Vec<(&'static str, u32)> {
         (knob::VXLAN_PORT, u32::from(ports.vxlan)),
         (knob::GENEVE_PORT, u32::from(ports.geneve)),
         (knob::GENEVE, geneve),
+        (knob::NATIVE_ROUTING, u32::from(config.tunnel == Tunnel::Disabled)),
         (knob::CT_TIMEOUT_TCP, ticks(config.timeouts.tcp)),
         (knob::CT_TIMEOUT_TCP_SYN, ticks(config.timeouts.tcp_syn)),
         (knob::CT_TIMEOUT_ANY, ticks(config.timeouts.any)),

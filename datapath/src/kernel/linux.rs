@@ -503,7 +503,7 @@ fn is_done(operation: &Operation, refused: &Refused) -> bool {
 /// The network, and whether there are devices that are still to be deleted.
 fn read_network(netlink: &mut Netlink, ipv6: bool) -> Result<(Network, bool), ReadError> {
     let mut network = Network { forwarding: forwarding::is_on()?, ..Network::default() };
-    let (mut host, mut ends, mut doomed) = (None, 0, false);
+    let (mut host, mut ends, mut doomed, mut ethernet) = (None, 0, false, BTreeSet::new());
     for message in netlink.dump(links::list())? {
         let RouteNetlinkMessage::NewLink(message) = message else { continue };
         let device = Device::decode(&message);
@@ -515,6 +515,8 @@ fn read_network(netlink: &mut Netlink, ipv6: bool) -> Result<(Network, bool), Re
         } else if (device.name == HOST_DEVICE || device.name == HOST_PEER) && device.up {
             ends += 1;
             host = host.or((device.name == HOST_DEVICE).then_some(device.ifindex));
+        } else if device.ethernet {
+            ethernet.insert(device.ifindex);
         }
     }
     network.host_device = host.is_some() && ends == 2;
@@ -524,6 +526,7 @@ fn read_network(netlink: &mut Netlink, ipv6: bool) -> Result<(Network, bool), Re
             Some((number, ip)) if Some(number) == host => drop(network.gateways.insert(ip)),
             Some((number, ip)) if number != LOOPBACK && number < ifindex(TUNNEL) => {
                 network.addresses.insert(ip, number);
+                network.ethernet.extend(ethernet.get(&number));
             }
             _ => {}
         }

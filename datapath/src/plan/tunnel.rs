@@ -123,7 +123,12 @@ pub(super) fn plan(plan: &mut Plan, current: &Current, desired: &Datapath, setti
         Tunnel::Geneve { port, .. } => device(plan, current, desired, TunnelKind::Geneve { port }),
     };
     let by_programs = matches!(tunnel, Tunnel::Geneve { by: GeneveBy::Programs, .. });
-    underlay(plan, current, if by_programs { node } else { NodeAddresses::default() });
+    let directly = tunnel == Tunnel::Disabled && !desired.nodes.is_empty();
+    underlay(plan, current, if by_programs || directly { node } else { NodeAddresses::default() }, by_programs);
+    let sources = if by_programs { node } else { NodeAddresses::default() };
+    if current.bpf.tunnel_sources != sources {
+        plan.add(Stage::Nodes, Operation::TunnelSources(sources));
+    }
     let mtu = match tunnel {
         Tunnel::Disabled => Some(0),
         Tunnel::Vxlan { .. } | Tunnel::Geneve { .. } => desired.tunnel_mtu,
@@ -197,15 +202,17 @@ fn device(plan: &mut Plan, current: &Current, desired: &Datapath, kind: TunnelKi
     made
 }
 
-/// Where programs speak for a device: the program on every device that carries an address of the node's, and the
-/// addresses that its packets have. Elsewhere there are no such addresses.
-fn underlay(plan: &mut Plan, current: &Current, node: NodeAddresses) {
+/// The program on every device that carries an address of the node's: where programs speak for a tunnel device, which
+/// they `must`, or where there is no tunnel. On devices without Ethernet frames there is nothing that it could read.
+fn underlay(plan: &mut Plan, current: &Current, node: NodeAddresses, must: bool) {
     let mut devices = BTreeSet::new();
+    let ethernet = |device: &&u32| current.network.ethernet.contains(device);
     for address in node.iter() {
-        match current.network.addresses.get(&address) {
+        match current.network.addresses.get(&address).filter(ethernet) {
             Some(device) => drop(devices.insert(*device)),
+            None if !must => {}
             None => {
-                let missing = format!("no device but the loopback one has this node's address {address}");
+                let missing = format!("no Ethernet device has this node's address {address}");
                 plan.failures.insert(Object::Node("underlay"), missing);
             }
         }
@@ -216,9 +223,6 @@ fn underlay(plan: &mut Plan, current: &Current, node: NodeAddresses) {
     }
     for device in held.keys().filter(|device| !devices.contains(device)) {
         plan.add(Stage::Unpin, Operation::DetachUnderlay(*device));
-    }
-    if current.bpf.tunnel_sources != node {
-        plan.add(Stage::Nodes, Operation::TunnelSources(node));
     }
 }
 
@@ -316,6 +320,7 @@ mod tests {
         let mut current = Current::default();
         current.network.addresses.extend(NODE.iter().map(|address| (address, 3)));
         current.network.addresses.insert([192, 0, 2, 1].into(), 4);
+        current.network.ethernet = [3, 4, 5].into();
         let first = operations(&planned(&current, by(GeneveBy::Programs)));
         for wanted in [
             Operation::CreateTunnel(TunnelSpec { kind: TunnelKind::Pair, mtu: FIRST_MTU }),

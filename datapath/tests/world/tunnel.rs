@@ -3,7 +3,7 @@
 use crate::lab::{
     Container, GATEWAY4, Node, PATIENCE, config, eventually, in_node, ip, move_link, net, policy, remove, run,
 };
-use crate::traffic::{Answer, Here, Hope, echo, is_cut, talk, tcp, tcp_stream, udp};
+use crate::traffic::{Answer, Here, Hope, echo, is_cut, talk, tcp, tcp_stream, translated, udp};
 use datapath::netns::Namespace;
 use datapath::{Attach, Config, GeneveBy, NodeAddresses, Tunnel, features};
 use ipnetwork::IpNetwork;
@@ -11,7 +11,7 @@ use model::desired::{Datapath, IpcacheEntry};
 use model::{EndpointId, Identity, Protocol};
 use nix::sched::{CloneFlags, setns};
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -148,7 +148,7 @@ impl Cluster {
     }
 
     /// What node `n` knows of both nodes.
-    fn introduce(&self, n: usize, desired: &mut Datapath) {
+    pub fn introduce(&self, n: usize, desired: &mut Datapath) {
         let is_tunnelled = self.nodes[n].config.tunnel != Tunnel::Disabled;
         for other in 0..2 {
             let identity = if other == n { Identity::HOST } else { Identity::REMOTE_NODE };
@@ -165,6 +165,12 @@ impl Cluster {
             let node = |prefix: IpNetwork| if prefix.is_ipv4() { NODES[other].0.into() } else { NODES[other].1.into() };
             Arc::make_mut(&mut desired.hops).extend(PODS[other].map(net).map(|prefix| (prefix, node(prefix))));
         }
+    }
+
+    /// Does something in the namespace of node `n`.
+    pub fn at<T>(&self, n: usize, work: impl FnOnce() -> T) -> T {
+        let _place = self.place(n);
+        work()
     }
 
     fn place(&self, n: usize) -> Option<Visit> {
@@ -296,7 +302,7 @@ fn what_is_too_large_for_the_tunnel_is_told_to_the_sender() {
 }
 
 /// Whether so many bytes get from one end to the other.
-fn carries(from: &mut std::net::TcpStream, to: &mut std::net::TcpStream, bytes: usize) -> bool {
+pub fn carries(from: &mut std::net::TcpStream, to: &mut std::net::TcpStream, bytes: usize) -> bool {
     use std::io::{Read, Write};
     to.set_read_timeout(Some(PATIENCE)).unwrap();
     std::thread::scope(|scope| {
@@ -330,6 +336,19 @@ fn hosts_and_containers_of_two_nodes_reach_each_other() {
             let (mut client, mut server) = tcp_stream(&b.namespace, &Here, node, 80, Hope::Passes).unwrap();
             assert!(carries(&mut client, &mut server, 1 << 20), "{node}");
             assert_eq!(echo(&b.namespace, node, 64, 5000, Hope::Passes), Answer::Reply, "{node}");
+        }
+        // Past the tunnel: a port that the other host translates, asked for by either of this one's addresses.
+        let ports = NODES[1];
+        let published = [("ip", IpAddr::V4(ports.0), b.v4()), ("ip6", ports.1.into(), b.v6())];
+        for (family, asked, there) in published {
+            let serves = SocketAddr::new(there, 80);
+            cluster.at(1, || {
+                run("nft", &format!("add table {family} other"));
+                run("nft", &format!("add chain {family} other pre {{ type nat hook prerouting priority -100 ; }}"));
+                run("nft", &format!("add rule {family} other pre tcp dport 8080 dnat to {serves}"));
+            });
+            let asked = SocketAddr::new(asked, 8080);
+            assert!(translated(&Here, &b.namespace, asked, serves, Hope::Passes), "{asked}");
         }
     });
 }
