@@ -1,5 +1,6 @@
 //! Several clusters on one underlay: each has an etcd of one member in a machine of its own, and one node. All nodes have
-//! the same name.
+//! the same name. Nobody may do more in an etcd than he needs: a cluster's own agents read and write below `cilium/`, the
+//! other's only read there.
 //!
 //! | | IPv4 | IPv6 |
 //! |---|---|---|
@@ -14,6 +15,8 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
+/// Who may do what in each etcd: name, and what `etcdctl role grant-permission` calls it. The password is the name.
+const USERS: [(&str, &str); 2] = [("agent", "readwrite"), ("mesh", "read")];
 /// The clusters by their names; the id of the first is 1.
 pub const CLUSTERS: [&str; 2] = ["a", "b"];
 /// How long an etcd may take to answer, on a machine that does much else.
@@ -43,6 +46,7 @@ impl Clusters {
             let machine = machine(&clusters._underlay.hub, &format!("store{number}"), std::slice::from_ref(&address))?;
             clusters.stores.push(Store { process: None, machine, address });
             clusters.start_etcd(number - 1)?;
+            clusters.close(number - 1)?;
         }
         let mut starting = Vec::new();
         for number in 1..=CLUSTERS.len() {
@@ -63,11 +67,12 @@ impl Clusters {
         let cluster = ["--cluster-name", CLUSTERS[number - 1], "--cluster-id", &id, "--clustermesh-config", &others];
         let kvstore =
             ["--kvstore", "etcd", "--kvstore-opt", &store, "--kvstore-opt", "etcd.timeout=1s", "--node-name", "node1"];
+        let user = ["--kvstore-opt", "etcd.user=agent", "--kvstore-opt", "etcd.password=agent"];
         let pools = ["--cluster-pool-ipv4", &pool4, "--cluster-pool-ipv6", &pool6];
         // What goes to the others' pods is no more masqueraded than what goes to the own ones.
         let native = ["--ipv4-native-routing-cidr", "10.64.0.0/15", "--ipv6-native-routing-cidr", "fd64::/15"];
         let native: &[&str] = if more.contains(&"disabled") { &native } else { &[] };
-        [&cluster[..], &kvstore, &pools, native, more].concat().into_iter().map(str::to_owned).collect()
+        [&cluster[..], &kvstore, &user, &pools, native, more].concat().into_iter().map(str::to_owned).collect()
     }
 
     fn url(&self, cluster: usize) -> String {
@@ -87,22 +92,44 @@ impl Clusters {
             &url,
         ]);
         *process = Some(machine.spawn("etcd.log", command)?);
-        eventually(PATIENCE, "etcd to answer", || self.ctl(cluster, &["endpoint", "health"]).map(|_| ()))
+        // Before it is closed to them, it takes no users.
+        eventually(PATIENCE, "etcd to answer", || {
+            let open = self.run(cluster, &["endpoint", "health"]);
+            open.or_else(|_| self.ctl(cluster, &["endpoint", "health"])).map(|_| ())
+        })
+    }
+
+    /// Closes a new etcd to all but its users.
+    fn close(&self, cluster: usize) -> Result<()> {
+        let run = |args: &[&str]| self.run(cluster, args).map(|_| ());
+        run(&["user", "add", "root:root"])?;
+        run(&["user", "grant-role", "root", "root"])?;
+        for (user, right) in USERS {
+            run(&["user", "add", &format!("{user}:{user}")])?;
+            run(&["role", "add", user])?;
+            run(&["role", "grant-permission", user, "--prefix", right, "cilium/"])?;
+            run(&["user", "grant-role", user, user])?;
+        }
+        run(&["auth", "enable"])
     }
 
     pub fn kill_etcd(&mut self, cluster: usize) -> Result<()> {
         self.stores[cluster].process.take().map_or(Ok(()), |mut process| process.kill())
     }
 
-    /// Runs `etcdctl ARGS…` on a cluster's etcd.
+    /// Runs `etcdctl ARGS…` on a cluster's etcd, as one who may do all.
     pub fn ctl(&self, cluster: usize, args: &[&str]) -> Result<String> {
+        self.run(cluster, &[&["--user", "root:root"], args].concat())
+    }
+
+    fn run(&self, cluster: usize, args: &[&str]) -> Result<String> {
         let ctl = ["env", "ETCDCTL_API=3", "etcdctl", "--endpoints", "http://127.0.0.1:2379"];
         self.stores[cluster].machine.run(&[&ctl[..], args].concat())
     }
 
     /// Writes the file of another cluster where a cluster's node looks for it; it leads to the etcd of `store`.
     pub fn tell(&self, cluster: usize, name: &str, store: usize) -> Result<()> {
-        self.tell_text(cluster, name, &format!("endpoints:\n- {}\n", self.url(store)))
+        self.tell_text(cluster, name, &format!("endpoints:\n- {}\nusername: mesh\npassword: mesh\n", self.url(store)))
     }
 
     pub fn tell_text(&self, cluster: usize, name: &str, text: &str) -> Result<()> {
