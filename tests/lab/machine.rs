@@ -86,6 +86,12 @@ impl Machine {
         self.init
     }
 
+    /// Who writes 0 there is one of the machine's processes for who looks at those by their cgroup, as services' sockets
+    /// are.
+    pub fn processes(&self) -> PathBuf {
+        self.cgroup.join("init/cgroup.procs")
+    }
+
     /// Joins the two machines by a pair of devices, each named by the one it is in.
     pub fn join(&self, device: &str, other: &Machine, other_device: &str) -> Result<()> {
         // The mount and process namespaces stay ours: the other machine is named by its process as we see it.
@@ -114,8 +120,7 @@ impl Machine {
         command.args(["-t", &self.init.to_string(), "--net", "--mount", "--uts", "--ipc", "--pid", "--cgroup"]);
         command.arg(format!("--wdns={}", self.dir().display())).arg(program);
         command.stdin(Stdio::null());
-        // It becomes one of the machine's processes for who looks at those by their cgroup.
-        let processes = self.cgroup.join("init/cgroup.procs");
+        let processes = self.processes();
         let processes = std::ffi::CString::new(processes.as_os_str().as_encoded_bytes()).unwrap_or_default();
         // What a test starts ends with the test, also when it is killed.
         // SAFETY: prctl, open, write and close are async-signal-safe, and nothing of the parent is touched.

@@ -5,7 +5,7 @@
 #![allow(clippy::print_stdout, reason = "a command speaks to its user")]
 
 use anyhow::{Context, Result, bail, ensure};
-use lab::{Engine, Nodes, eventually};
+use lab::{Engine, Machine, Nodes, eventually};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,8 +23,22 @@ struct Lab {
     keeper: i32,
     /// Where the binaries are.
     bin: PathBuf,
-    /// First process of each machine.
-    machines: BTreeMap<String, i32>,
+    machines: BTreeMap<String, Entrance>,
+}
+
+/// How to get into a machine.
+#[derive(Serialize, Deserialize)]
+struct Entrance {
+    /// Its first process.
+    init: i32,
+    /// The file by which to become one of its processes.
+    processes: PathBuf,
+}
+
+impl Entrance {
+    fn of(machine: &Machine) -> Entrance {
+        Entrance { init: machine.init(), processes: machine.processes() }
+    }
 }
 
 fn main() -> Result<()> {
@@ -87,12 +101,12 @@ fn wait_ready(keeper: &mut Child, log: &Path) -> Result<()> {
 fn keep(count: usize, options: &[&str]) -> Result<()> {
     let nodes = Nodes::start(&Engine::installed(), count, options)?;
     nodes.know_each_other()?;
-    let mut machines = BTreeMap::from([("hub".to_owned(), nodes.hub.init())]);
+    let mut machines = BTreeMap::from([("hub".to_owned(), Entrance::of(&nodes.hub))]);
     for member in 0..3 {
-        machines.insert(lab::Etcd::name(member), nodes.etcd.machine(member).init());
+        machines.insert(lab::Etcd::name(member), Entrance::of(nodes.etcd.machine(member)));
     }
     for (n, world) in nodes.worlds.iter().enumerate() {
-        machines.insert(format!("node{}", n + 1), world.machine.init());
+        machines.insert(format!("node{}", n + 1), Entrance::of(&world.machine));
     }
     let agent = lab::binary("cilium-agent")?;
     let bin = agent.parent().context("the agent is in no folder")?.to_owned();
@@ -113,8 +127,10 @@ fn keep(count: usize, options: &[&str]) -> Result<()> {
 fn exec(name: &str, command: &[&str]) -> Result<()> {
     let lab = running().context("the lab is not up")?;
     let known = || lab.machines.keys().cloned().collect::<Vec<_>>().join(" ");
-    let init = lab.machines.get(name).with_context(|| format!("{name:?} is none of {}", known()))?;
+    let Entrance { init, processes } =
+        lab.machines.get(name).with_context(|| format!("{name:?} is none of {}", known()))?;
     let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", lab.bin.display());
+    fs::write(processes, "0").with_context(|| format!("join {}", processes.display()))?;
     let failed = Command::new("nsenter")
         .args(["-t", &init.to_string(), "--net", "--mount", "--uts", "--ipc", "--pid", "--cgroup"])
         .arg(format!("--wdns={}", folder().display()))

@@ -8,13 +8,16 @@ use bpf::testing::{Node, Options, stack};
 #[ignore = "needs root: make test"]
 fn programs_stay_below_their_caps() {
     let caps = bpf::testing::verifier::caps().unwrap();
-    for geneve in [abi::GENEVE_NONE, abi::GENEVE_DEVICE, abi::GENEVE_PROGRAMS] {
-        let node = Node::new(&Options { knobs: vec![(knob::GENEVE, geneve)], ..Options::default() }).unwrap();
+    let geneve = [abi::GENEVE_NONE, abi::GENEVE_DEVICE, abi::GENEVE_PROGRAMS].map(|by| (knob::GENEVE, by));
+    for mode in geneve.into_iter().chain([(knob::NATIVE_ROUTING, 1)]) {
+        let node = Node::new(&Options { knobs: vec![mode], ..Options::default() }).unwrap();
         for name in program::ALL {
             let count = bpf::testing::verifier::count(&node, name).unwrap();
             let cap = caps.get(name).copied().unwrap_or_else(|| panic!("verifier.toml has no cap for {name}"));
-            println!("{name} = {count}, geneve {geneve}");
-            assert!(count > 0 && count <= cap, "{name}: {count} instructions verified, cap {cap}, geneve {geneve}");
+            // Older verifiers see less often that they have been somewhere.
+            let cap = if release() >= (6, 9) { cap } else { 2 * cap };
+            println!("{name} = {count}, {mode:?}");
+            assert!(count > 0 && count <= cap, "{name}: {count} instructions verified, cap {cap}, {mode:?}");
         }
     }
 }
