@@ -118,7 +118,7 @@ impl Hammer {
     /// `mode`: `keep` (one connection, request after request), `connect` (a connection for each request) or `denied`
     /// (likewise, and a request that is let through is a failed one).
     pub fn start(machine: &Rc<Machine>, place: &[String], mode: &str, target: &str) -> Result<Hammer> {
-        let log = format!("hammer-{mode}-{}.log", target.replace(['[', ']', ':', '.'], "_"));
+        let log = format!("hammer-{mode}-{}-{target}.log", place.join("-")).replace(['[', ']', ':', '/'], "_");
         let _ = std::fs::remove_file(machine.dir().join(&log));
         let file = std::fs::File::create(machine.dir().join(&log))?;
         let mut command = machine.command("env");

@@ -12,6 +12,7 @@ mod mesh;
 mod modes;
 mod policy;
 mod restart;
+mod services;
 mod sockets;
 mod world_traffic;
 

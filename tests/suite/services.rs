@@ -1,0 +1,234 @@
+//! Services over two nodes: whoever asks for a frontend, a container or a host, gets a backend of either node, as policy
+//! allows, and no change of them or of the agents costs a request.
+
+use anyhow::{Context, Result, ensure};
+use lab::{Ask, Container, Engine, Hammer, Machine, Nodes, Server, Underlay, World, eventually};
+use serde_json::json;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Service numbers, addresses and protocols; the port is that of the backends too.
+const FRONTENDS: [(&str, &str, &str, u16); 3] =
+    [("1", "10.96.0.10", "tcp", 80), ("2", "fd96::10", "tcp", 80), ("3", "10.96.0.10", "udp", 53)];
+
+#[test]
+#[ignore = "needs root: make test"]
+fn services_of_two_nodes_by_vxlan() -> Result<()> {
+    two_nodes(&["--tunnel", "vxlan"])
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn services_of_two_nodes_by_native_routing() -> Result<()> {
+    two_nodes(&["--tunnel", "disabled", "--auto-direct-node-routes"])
+}
+
+/// A backend on each node, and a client on each.
+struct Scene {
+    nodes: Nodes,
+    backends: [Container; 2],
+    clients: [Container; 2],
+    servers: Vec<Server>,
+}
+
+fn two_nodes(options: &[&str]) -> Result<()> {
+    let mut scene = Scene::start(options)?;
+    scene.all_ask().context("two backends")?;
+    scene.policy_is_about_backends()?;
+    scene.backends_come_and_go()?;
+    scene.agents_are_killed()?;
+    scene.nobody_serves()
+}
+
+impl Scene {
+    fn start(options: &[&str]) -> Result<Scene> {
+        let mut nodes = Nodes::on(Underlay::Both)?;
+        nodes.etcd.start_all()?;
+        nodes.add(&Engine::installed(), &[options, options])?;
+        nodes.know_each_other()?;
+        nodes.worlds.iter().try_for_each(World::network)?;
+        let [one, two] = nodes.worlds.as_slice() else { anyhow::bail!("there are two nodes") };
+        let backends = [one.container("web")?, two.container("web")?];
+        let clients = [one.container("client")?, two.container("client")?];
+        let mut scene = Scene { nodes, backends, clients, servers: Vec::new() };
+        scene.serve()?;
+        for (id, ..) in FRONTENDS {
+            scene.update(id, &["active", "active"])?;
+        }
+        Ok(scene)
+    }
+
+    fn serve(&mut self) -> Result<()> {
+        for (world, backend) in self.nodes.worlds.iter().zip(&self.backends) {
+            self.servers.push(world.serve(backend, &["tcp:80", "udp:53"])?);
+        }
+        Ok(())
+    }
+
+    /// Says of a service which states its backends have, or with none that it has no backends; waits for both nodes.
+    fn update(&self, id: &str, states: &[&str]) -> Result<()> {
+        let (_, address, protocol, port) = FRONTENDS.iter().find(|(of, ..)| *of == id).context("no such service")?;
+        let at = |ip: &str| if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
+        let backends = self.backends.iter().map(|b| at(if address.contains(':') { &b.ipv6 } else { &b.ipv4 }));
+        let backends = backends.take(states.len()).collect::<Vec<_>>().join(",");
+        let (frontend, states) = (at(address), states.join(","));
+        let mut update = vec!["service", "update", "--id", id, "--frontend", &frontend, "--protocol", protocol];
+        if !states.is_empty() {
+            update.extend(["--backends", &backends, "--states", &states]);
+        }
+        self.nodes.worlds[0].agent.cilium(&update)?;
+        for world in &self.nodes.worlds {
+            eventually(PATIENCE, "the service to be as it was said", || {
+                let service = world.agent.cilium_json(&["service", "get", id])?;
+                let realized = &service["status"]["realized"];
+                let found = realized["backend-addresses"].as_array().map_or(&[][..], Vec::as_slice);
+                let found: Vec<&str> = found.iter().filter_map(|backend| backend["state"].as_str()).collect();
+                ensure!(!realized.is_null() && found.join(",") == states, "{service}");
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Places that ask: containers and hosts.
+    fn places(&self) -> Vec<(&Rc<Machine>, Vec<String>)> {
+        let containers = self.clients.iter().map(|client| (client.machine(), client.enter()));
+        let hosts = self.nodes.worlds.iter().map(|world| (&world.machine, Vec::new()));
+        containers.chain(hosts).collect()
+    }
+
+    /// Everybody gets an answer of every service, several times: both backends are asked.
+    fn all_ask(&self) -> Result<()> {
+        let mut asks = Vec::new();
+        for (place, (machine, enter)) in self.places().iter().enumerate() {
+            for (_, address, protocol, port) in FRONTENDS {
+                for _ in 0..4 {
+                    let ask = Ask::start(machine, enter, protocol, address, port, true)?;
+                    asks.push((format!("place {place}: {protocol} {address} {port}"), ask));
+                }
+            }
+        }
+        let wrong = asks.into_iter().map(|(what, ask)| Ok(ask.is_wrong()?.then_some(what)));
+        let wrong: Vec<String> = wrong.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+        ensure!(wrong.is_empty(), "no answer: {wrong:?}");
+        Ok(())
+    }
+
+    /// Requests from everywhere, each over a connection of its own, and over one from each container.
+    fn traffic(&self) -> Result<Vec<Hammer>> {
+        let mut hammers = Vec::new();
+        for (machine, enter) in self.places() {
+            for target in ["10.96.0.10:80", "[fd96::10]:80"] {
+                hammers.push(Hammer::start(machine, &enter, "connect", target)?);
+            }
+        }
+        Ok(hammers)
+    }
+
+    /// Who may reach the backends may reach the service, and nobody else.
+    fn policy_is_about_backends(&self) -> Result<()> {
+        let agent = &self.nodes.worlds[0].agent;
+        let strangers: Vec<Container> =
+            self.nodes.worlds.iter().map(|world| world.container("stranger")).collect::<Result<_>>()?;
+        let peers = json!([{"fromEndpoints": [{"matchLabels": {"id": "client"}}]}]);
+        agent.import(&json!([{"endpointSelector": {"matchLabels": {"id": "web"}}, "ingress": peers}]))?;
+        for (stranger, client) in strangers.iter().zip(&self.clients) {
+            for (_, address, protocol, port) in FRONTENDS {
+                for (from, expected) in [(stranger, false), (client, true)] {
+                    let what = format!("{} -> {protocol} {address}: {expected}", from.name);
+                    eventually(PATIENCE, &what, || {
+                        // More often than there are backends.
+                        let asks: Vec<Ask> = (0..4)
+                            .map(|_| Ask::start(from.machine(), &from.enter(), protocol, address, port, expected))
+                            .collect::<Result<_>>()?;
+                        let wrong = asks.into_iter().map(Ask::is_wrong).collect::<Result<Vec<_>>>()?;
+                        ensure!(!wrong.contains(&true));
+                        Ok(())
+                    })?;
+                }
+            }
+        }
+        agent.cilium(&["policy", "delete", "--all"])?;
+        for world in &self.nodes.worlds {
+            world.docker.docker(&["rm", "-f", "stranger"])?;
+        }
+        eventually(PATIENCE, "everybody to be answered again", || self.all_ask())
+    }
+
+    /// One backend after the other is drained, ends, and starts again, under requests from everywhere.
+    fn backends_come_and_go(&mut self) -> Result<()> {
+        let traffic = self.traffic()?;
+        for round in 0..4 {
+            let leaver = round % 2;
+            let mut states = ["active", "active"];
+            states[leaver] = "terminating";
+            for id in ["1", "2"] {
+                self.update(id, &states)?;
+            }
+            let server = &self.backends[leaver];
+            eventually(PATIENCE, "the last requests to be answered", || {
+                let open = server.run(&["ss", "-Htn", "state", "established", "sport = :80"])?;
+                ensure!(open.is_empty(), "{open}");
+                Ok(())
+            })?;
+            drop(self.servers.remove(leaver));
+            let again = self.nodes.worlds[leaver].serve(&self.backends[leaver], &["tcp:80", "udp:53"])?;
+            self.servers.insert(leaver, again);
+            for id in ["1", "2"] {
+                self.update(id, &["active", "active"])?;
+            }
+        }
+        none_failed(traffic)
+    }
+
+    fn agents_are_killed(&mut self) -> Result<()> {
+        let traffic = self.traffic()?;
+        for round in 0..4 {
+            let agent = &mut self.nodes.worlds[round % 2].agent;
+            agent.kill()?;
+            agent.relaunch()?;
+            agent.wait_ready()?;
+        }
+        self.nodes.know_each_other()?;
+        none_failed(traffic)?;
+        self.all_ask()
+    }
+
+    /// Without a backend there is a refusal at once; without the service there is nobody.
+    fn nobody_serves(&self) -> Result<()> {
+        for id in ["1", "2"] {
+            self.update(id, &[])?;
+        }
+        for (place, (machine, enter)) in self.places().iter().enumerate() {
+            for target in ["10.96.0.10:80", "[fd96::10]:80"] {
+                let began = Instant::now();
+                let probe = lab::binary("lab-probe")?;
+                let ask = ["ask", "tcp", target, "20000"].map(str::to_owned);
+                let command: Vec<&str> = enter.iter().map(String::as_str).chain(probe.to_str()).collect();
+                let command = [command, ask.iter().map(String::as_str).collect()].concat();
+                let refused =
+                    machine.run(&command).err().with_context(|| format!("place {place}: {target} answers"))?;
+                let (refused, took) = (format!("{refused:#}"), began.elapsed());
+                ensure!(refused.contains("refused") && took < Duration::from_secs(10), "{took:?}: {refused}");
+            }
+        }
+        self.nodes.worlds[1].agent.cilium(&["service", "delete", "3"])?;
+        for world in &self.nodes.worlds {
+            eventually(PATIENCE, "the service to be gone", || {
+                let list = world.agent.cilium(&["service", "list"])?;
+                ensure!(!list.contains("10.96.0.10:53"), "{list}");
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn none_failed(traffic: Vec<Hammer>) -> Result<()> {
+    let tallies = traffic.into_iter().map(Hammer::finish).collect::<Result<Vec<_>>>()?;
+    let requests: u64 = tallies.iter().map(|tally| tally.requests).sum();
+    eprintln!("  {requests} requests, {} failed", tallies.iter().map(|tally| tally.failed).sum::<u64>());
+    ensure!(tallies.iter().all(|tally| tally.requests > 3 && tally.failed == 0), "{tallies:#?}");
+    Ok(())
+}
