@@ -1,8 +1,9 @@
-//! What the kernel holds, read back: `GET /v1/bpf/{endpoint|policy|ct|ipcache|metrics|tunnel}`, `DELETE /v1/bpf/ct`, `GET /v1/map`,
+//! What the kernel holds, read back: `GET /v1/bpf/{endpoint|policy|ct|ipcache|lb|metrics|tunnel}`, `DELETE /v1/bpf/ct`, `GET /v1/map`,
 //! `GET /v1/map/{name}`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -54,6 +55,12 @@ pub struct CtRow {
     pub packets: [u64; 2],
     pub bytes: [u64; 2],
     pub flags_seen: [u8; 2],
+    /// Number of the service that the opening side asked for, as in `GET /v1/bpf/lb`; 0: none.
+    #[serde(default)]
+    pub service: u32,
+    /// Not 0: no flow, but which backend one to that service was given, by its number.
+    #[serde(default)]
+    pub backend: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -72,6 +79,54 @@ pub struct TunnelRow {
     pub prefix: String,
     /// Underlay address of the node that the prefix is behind.
     pub vtep: String,
+}
+
+/// Services as the kernel has them. Numbers are this kernel's own, and stand for nothing elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct LoadBalancer {
+    pub services: Vec<LbService>,
+    /// `10.64.0.4:80` by number.
+    pub backends: BTreeMap<u32, String>,
+    /// What flows asked for, by the service's number.
+    pub revnat: BTreeMap<u32, String>,
+    pub source_ranges: Vec<LbSourceRange>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct LbService {
+    /// `10.96.0.10:80/TCP`
+    pub frontend: String,
+    pub number: u32,
+    /// By which users know it.
+    pub id: u32,
+    /// `ClusterIP`, …
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Seconds for which a client stays with its backend; 0: it does not.
+    pub affinity: u32,
+    /// For flows that begin in a container or on a node.
+    pub internal: LbPlaces,
+    /// For those from elsewhere.
+    pub external: LbPlaces,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct LbPlaces {
+    /// `random` or `maglev`
+    pub algorithm: String,
+    /// Numbers of backends, and how many of the equally likely places each has; none: flows are refused.
+    pub shares: BTreeMap<u32, u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct LbSourceRange {
+    /// Number of the service.
+    pub service: u32,
+    pub prefix: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

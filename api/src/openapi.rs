@@ -18,6 +18,7 @@ pub fn document() -> Value {
         crate::datapath::EndpointRow,
         crate::datapath::IpcacheRow,
         crate::datapath::TunnelRow,
+        crate::datapath::LoadBalancer,
         crate::datapath::MapDump,
         crate::datapath::MapRow,
         crate::datapath::MetricRow,

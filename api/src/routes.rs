@@ -63,6 +63,7 @@ pub const ALL: &[(&str, &str, &str)] = &[
     ("GET", "/v1/bpf/ct", "The kernel's flows"),
     ("DELETE", "/v1/bpf/ct", "Forget all flows"),
     ("GET", "/v1/bpf/ipcache", "The kernel's addresses"),
+    ("GET", "/v1/bpf/lb", "The kernel's services"),
     ("GET", "/v1/bpf/tunnel", "The kernel's prefixes behind other nodes"),
     ("GET", "/v1/bpf/metrics", "The kernel's packet counters"),
     ("GET", "/v1/metrics", "Metrics in Prometheus' text form"),

@@ -41,5 +41,6 @@ pub use handle::{Handle, StartError, start};
 pub use maps::conntrack::{Flow, FlowEnd, FlowState};
 pub use maps::metrics::Metric;
 pub use tables::{
-    EndpointRow, IpcacheRow, MapInfo, PolicyRow, PolicyTable, TableError, Tables, TunnelRow, WatchedAddresses,
+    EndpointRow, IpcacheRow, LoadBalancerTable, MapInfo, PlacesRow, PolicyRow, PolicyTable, ServiceRow, TableError,
+    Tables, TunnelRow, WatchedAddresses,
 };

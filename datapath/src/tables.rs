@@ -5,17 +5,19 @@ mod watched;
 
 pub use watched::WatchedAddresses;
 
-use crate::Timeouts;
+use crate::current::services::Frontend;
 use crate::links::ifindex;
 use crate::maps::conntrack::{self, Flow};
 use crate::maps::metrics::{self, Metric};
-use crate::maps::{MapError, Maps, endpoints, ipcache, policy, tunnel};
+use crate::maps::{MapError, Maps, endpoints, ipcache, policy, services, tunnel};
 use crate::syscall::{Cursor, Map, test_run};
+use crate::{Timeouts, clock};
 use ipnetwork::IpNetwork;
-use model::{Direction, EndpointId, Identity, Mac, PolicyEntry, PolicyKey, Protocol};
+use model::service::{Algorithm, ServiceType};
+use model::{Direction, EndpointId, Identity, L4Address, Mac, PolicyEntry, PolicyKey, Protocol, ServiceId};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -64,8 +66,41 @@ pub struct IpcacheRow {
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct TunnelRow {
     pub prefix: IpNetwork,
-    /// Underlay address of the node; a node's own one is behind itself.
+    /// Underlay address of the node, also for its other ones.
     pub vtep: IpAddr,
+}
+
+/// What the programs have of services.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LoadBalancerTable {
+    /// In the order of their frontends.
+    pub services: Vec<ServiceRow>,
+    /// Backends by their numbers.
+    pub backends: Vec<(u32, SocketAddr)>,
+    /// What flows asked for, by the numbers of the services.
+    pub revnat: Vec<(u32, SocketAddr)>,
+    /// From where others than the cluster may ask, by the numbers of the services.
+    pub source_ranges: Vec<(u32, IpNetwork)>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServiceRow {
+    pub frontend: L4Address,
+    pub number: u32,
+    pub id: ServiceId,
+    pub kind: ServiceType,
+    /// Seconds for which a client stays with its backend; 0: it does not.
+    pub affinity: u32,
+    /// For flows that begin on a node, and for those from elsewhere.
+    pub places: [PlacesRow; 2],
+}
+
+/// Whom new flows are given to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PlacesRow {
+    pub by: Algorithm,
+    /// Numbers of backends, and how many of the equally likely places each has.
+    pub shares: BTreeMap<u32, u32>,
 }
 
 /// The policy in force of one endpoint.
@@ -141,6 +176,29 @@ impl Tables {
     pub fn tunnel(&self) -> Result<Vec<TunnelRow>, TableError> {
         let vteps = tunnel::read_vteps(&self.maps)?.into_iter();
         Ok(vteps.map(|(prefix, vtep)| TunnelRow { prefix, vtep: vtep.address }).collect())
+    }
+
+    /// What the kernel has of services.
+    pub fn load_balancer(&self) -> Result<LoadBalancerTable, TableError> {
+        let held = services::read(&self.maps.services)?;
+        let row = |(frontend, held): (&L4Address, &Frontend)| ServiceRow {
+            frontend: *frontend,
+            number: held.number.0,
+            id: held.id,
+            kind: held.kind,
+            affinity: clock::seconds(held.affinity),
+            places: [0, 1].map(|at| {
+                let mut shares = BTreeMap::new();
+                held.places[at].backends.iter().for_each(|number| *shares.entry(number.0).or_default() += 1);
+                PlacesRow { by: held.by[at], shares }
+            }),
+        };
+        Ok(LoadBalancerTable {
+            services: held.frontends.iter().map(row).collect(),
+            backends: held.backends.iter().collect(),
+            revnat: held.reverse.iter().collect(),
+            source_ranges: held.sources.iter().map(|(service, prefix)| (service.0, *prefix)).collect(),
+        })
     }
 
     /// The policy in force of an endpoint, with what each row decided so far; `None`: there is no such endpoint.

@@ -24,17 +24,27 @@ fn services_of_two_nodes_by_native_routing() -> Result<()> {
     two_nodes(&["--tunnel", "disabled", "--auto-direct-node-routes"])
 }
 
+/// Without programs at sockets containers are served packet by packet, and hosts not at all.
+#[test]
+#[ignore = "needs root: make test"]
+fn services_of_two_nodes_packet_by_packet() -> Result<()> {
+    two_nodes(&["--tunnel", "vxlan", "--bpf-lb-sock=false"])
+}
+
 /// A backend on each node, and a client on each.
 struct Scene {
     nodes: Nodes,
     backends: [Container; 2],
     clients: [Container; 2],
     servers: Vec<Server>,
+    /// Whether sockets are served.
+    sockets: bool,
 }
 
 fn two_nodes(options: &[&str]) -> Result<()> {
     let mut scene = Scene::start(options)?;
     scene.all_ask().context("two backends")?;
+    scene.kernels_have_them()?;
     scene.policy_is_about_backends()?;
     scene.backends_come_and_go()?;
     scene.agents_are_killed()?;
@@ -43,6 +53,7 @@ fn two_nodes(options: &[&str]) -> Result<()> {
 
 impl Scene {
     fn start(options: &[&str]) -> Result<Scene> {
+        let sockets = !options.contains(&"--bpf-lb-sock=false");
         let mut nodes = Nodes::on(Underlay::Both)?;
         nodes.etcd.start_all()?;
         nodes.add(&Engine::installed(), &[options, options])?;
@@ -51,7 +62,7 @@ impl Scene {
         let [one, two] = nodes.worlds.as_slice() else { anyhow::bail!("there are two nodes") };
         let backends = [one.container("web")?, two.container("web")?];
         let clients = [one.container("client")?, two.container("client")?];
-        let mut scene = Scene { nodes, backends, clients, servers: Vec::new() };
+        let mut scene = Scene { nodes, backends, clients, servers: Vec::new(), sockets };
         scene.serve()?;
         for (id, ..) in FRONTENDS {
             scene.update(id, &["active", "active"])?;
@@ -91,10 +102,10 @@ impl Scene {
         Ok(())
     }
 
-    /// Places that ask: containers and hosts.
+    /// Places that ask: containers, and hosts where they are served.
     fn places(&self) -> Vec<(&Rc<Machine>, Vec<String>)> {
         let containers = self.clients.iter().map(|client| (client.machine(), client.enter()));
-        let hosts = self.nodes.worlds.iter().map(|world| (&world.machine, Vec::new()));
+        let hosts = self.nodes.worlds.iter().filter(|_| self.sockets).map(|world| (&world.machine, Vec::new()));
         containers.chain(hosts).collect()
     }
 
@@ -112,6 +123,26 @@ impl Scene {
         let wrong = asks.into_iter().map(|(what, ask)| Ok(ask.is_wrong()?.then_some(what)));
         let wrong: Vec<String> = wrong.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
         ensure!(wrong.is_empty(), "no answer: {wrong:?}");
+        Ok(())
+    }
+
+    /// The kernel's own tables say on both nodes what was said to one.
+    fn kernels_have_them(&self) -> Result<()> {
+        for world in &self.nodes.worlds {
+            let lb = world.agent.cilium_json(&["bpf", "lb", "list"])?;
+            let services = lb["services"].as_array().context("no list")?;
+            ensure!(services.len() == FRONTENDS.len(), "{lb}");
+            for service in services {
+                let shares = service["internal"]["shares"].as_object().context("no shares")?;
+                let backends = shares.keys().filter_map(|number| lb["backends"][number].as_str());
+                let nodes = backends
+                    .filter_map(|at| self.backends.iter().position(|b| at.contains(&b.ipv4) || at.contains(&b.ipv6)));
+                ensure!(nodes.collect::<std::collections::BTreeSet<_>>() == [0, 1].into(), "{service} in {lb}");
+            }
+            let flows = world.agent.cilium(&["bpf", "ct", "list"])?;
+            let known = ["SVC ", "RevNAT="].iter().all(|part| flows.contains(part));
+            ensure!(known != self.sockets, "{flows}");
+        }
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 mod ct;
 mod endpoint;
 mod ipcache;
+mod lb;
 mod metrics;
 mod policy;
 mod tunnel;
@@ -25,6 +26,9 @@ pub enum Command {
     /// Which identity an address has
     #[command(subcommand)]
     Ipcache(ipcache::Command),
+    /// Services: what is asked for, and who answers
+    #[command(subcommand)]
+    Lb(lb::Command),
     /// Which prefixes are behind which nodes
     #[command(subcommand)]
     Tunnel(tunnel::Command),
@@ -41,6 +45,7 @@ impl Command {
             Command::Ct(ct::Command::List) => ct::list(session).await,
             Command::Ct(ct::Command::Flush) => ct::flush(session).await,
             Command::Ipcache(ipcache::Command::List) => ipcache::list(session).await,
+            Command::Lb(lb::Command::List(args)) => args.run(session).await,
             Command::Tunnel(tunnel::Command::List) => tunnel::list(session).await,
             Command::Metrics(metrics::Command::List) => metrics::list(session).await,
         }

@@ -3,7 +3,7 @@
 use crate::program::{CILIUM, cilium, program, run};
 
 /// Every command, as the user would type it.
-const COMMANDS: [&str; 56] = [
+const COMMANDS: [&str; 57] = [
     "",
     "status",
     "endpoint",
@@ -36,6 +36,7 @@ const COMMANDS: [&str; 56] = [
     "bpf ct list",
     "bpf ct flush",
     "bpf ipcache list",
+    "bpf lb list",
     "bpf tunnel list",
     "bpf metrics list",
     "map",

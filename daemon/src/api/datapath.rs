@@ -9,6 +9,7 @@ use crate::server::{Body, json};
 use ::api::datapath as shape;
 use ::datapath::{Flow, FlowEnd, PolicyRow, PolicyTable, Tables};
 use hyper::{Response, StatusCode};
+use ipnetwork::IpNetwork;
 use model::{EndpointId, Identity, Protocol};
 use serde_json::{Value, json};
 use state::Outputs;
@@ -143,6 +144,8 @@ fn flow_row(flow: &Flow, outputs: &Outputs) -> shape::CtRow {
         packets: [source.packets, destination.packets],
         bytes: [source.bytes, destination.bytes],
         flags_seen: [source.tcp_flags, destination.tcp_flags],
+        service: flow.service.unwrap_or(0),
+        backend: flow.backend.unwrap_or(0),
     }
 }
 
@@ -173,6 +176,35 @@ pub async fn tunnel(agent: &Agent, query: Query) -> Result<Response<Body>, Refus
     let row =
         |row: ::datapath::TunnelRow| shape::TunnelRow { prefix: row.prefix.to_string(), vtep: row.vtep.to_string() };
     answer(query, &rows.into_iter().map(row).collect::<Vec<_>>())
+}
+
+/// `GET /v1/bpf/lb`
+pub async fn load_balancer(agent: &Agent, query: Query) -> Result<Response<Body>, Refusal> {
+    let table = kernel(agent)?.read(Tables::load_balancer).await.map_err(refusal)?;
+    let addresses = |rows: Vec<(u32, SocketAddr)>| rows.into_iter().map(|(n, at)| (n, at.to_string())).collect();
+    let range = |(service, prefix): (u32, IpNetwork)| shape::LbSourceRange { service, prefix: prefix.to_string() };
+    let table = shape::LoadBalancer {
+        services: table.services.into_iter().map(lb_service).collect(),
+        backends: addresses(table.backends),
+        revnat: addresses(table.revnat),
+        source_ranges: table.source_ranges.into_iter().map(range).collect(),
+    };
+    answer(query, &table)
+}
+
+fn lb_service(row: ::datapath::ServiceRow) -> shape::LbService {
+    let [internal, external] = row
+        .places
+        .map(|places| shape::LbPlaces { algorithm: format!("{:?}", places.by).to_lowercase(), shares: places.shares });
+    shape::LbService {
+        frontend: row.frontend.to_string(),
+        number: row.number,
+        id: row.id.0,
+        kind: row.kind.to_string(),
+        affinity: row.affinity,
+        internal,
+        external,
+    }
 }
 
 /// `GET /v1/bpf/metrics`

@@ -10,7 +10,8 @@ pub enum Command {
     /// List the kernel's flows, one line each
     ///
     /// OUT: opened by an endpoint of this node, IN: opened towards one, LOCAL: both sides are endpoints of this node.
-    /// Tx counts what the opening side sent, Rx what came back to it.
+    /// SVC: no flow, but which backend a flow to a service was given. Tx counts what the opening side sent, Rx what came
+    /// back to it. RevNAT and BackendID are numbers as `bpf lb list` has them.
     List,
     /// Forget all flows; those still in use are judged by policy again
     Flush,
@@ -41,11 +42,14 @@ fn page(rows: &[CtRow]) -> Page {
 fn line(row: &CtRow) -> String {
     let CtRow { protocol, source, destination, expires, state, .. } = row;
     let direction = match (row.source_endpoint, row.destination_endpoint) {
+        _ if row.backend != 0 => "SVC",
         (0, 0) => "NONE",
         (0, _) => "IN",
         (_, 0) => "OUT",
         _ => "LOCAL",
     };
+    let named = |name: &str, number: u32| if number == 0 { String::new() } else { format!(" {name}={number}") };
+    let service = named("RevNAT", row.service) + &named("BackendID", row.backend);
     let counters: String = [("Rx", 1), ("Tx", 0)]
         .map(|(name, side)| {
             let (packets, bytes, flags) = (row.packets[side], row.bytes[side], row.flags_seen[side]);
@@ -54,7 +58,7 @@ fn line(row: &CtRow) -> String {
         .concat();
     format!(
         "{protocol} {direction} {source} -> {destination} expires={expires}{counters} State={state} \
-         SourceSecurityID={} DestinationSecurityID={} SourceEndpoint={} DestinationEndpoint={}",
+         SourceSecurityID={} DestinationSecurityID={} SourceEndpoint={} DestinationEndpoint={}{service}",
         row.source_identity, row.destination_identity, row.source_endpoint, row.destination_endpoint
     )
 }
@@ -78,6 +82,8 @@ mod tests {
             packets: [6, 4],
             bytes: [600, 400],
             flags_seen: [0x1b, 0x13],
+            service: 0,
+            backend: 0,
         };
         let rest = "10.0.0.1:44444 -> 10.0.0.2:80 expires=21600 RxPackets=4 RxBytes=400 RxFlagsSeen=0x13 TxPackets=6 \
                     TxBytes=600 TxFlagsSeen=0x1b State=established SourceSecurityID=261 DestinationSecurityID=262 \
@@ -87,5 +93,9 @@ mod tests {
         assert_eq!(line(&row), format!("TCP LOCAL {rest}=4 DestinationEndpoint=5"));
         row.destination_endpoint = 0;
         assert_eq!(line(&row), format!("TCP OUT {rest}=4 DestinationEndpoint=0"));
+        row.service = 7;
+        assert_eq!(line(&row), format!("TCP OUT {rest}=4 DestinationEndpoint=0 RevNAT=7"));
+        row.backend = 3;
+        assert_eq!(line(&row), format!("TCP SVC {rest}=4 DestinationEndpoint=0 RevNAT=7 BackendID=3"));
     }
 }
