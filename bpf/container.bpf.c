@@ -15,19 +15,19 @@
  *
  *     container <--- from_underlay <--- uplink               (what is for the host: its stack, by the tunnel device)
  *
- * Without a tunnel the same is on those devices for flows that are known (native.h), and from_container sends by the host's
- * routes:
+ * The same is on the host's devices for services that are asked for from outside, and without a tunnel for flows with other
+ * nodes' pods (uplink.h); from_container sends by the host's routes, past its stack (deliver.h):
  *
- *     container ---> from_container ---> uplink              (containers on other nodes)
  *     container <--- from_underlay  <--- uplink
+ *     container ---> from_container ---> uplink              (the answers, and without a tunnel other nodes' pods)
  */
 #include "lib/arp.h"
 #include "lib/enter.h"
 #include "lib/lb.h"
 #include "lib/leave.h"
-#include "lib/native.h"
 #include "lib/neighbour.h"
 #include "lib/overlay.h"
+#include "lib/uplink.h"
 
 /* Ethernet II: smaller numbers are lengths (IEEE 802.3). */
 #define FIRST_ETHERTYPE 0x0600
@@ -120,17 +120,15 @@ SEC("classifier/from_underlay") int from_underlay(struct __sk_buff *skb)
 {
 	struct packet p = { .point = POINT_TO_ENDPOINT, .direction = DIRECTION_INGRESS };
 	int reason;
+	bool v6;
 
 	if (skb->vlan_present || skb->pkt_type != PACKET_HOST)
 		return TC_ACT_UNSPEC;
-	if (native_routing) {
-		if (skb->protocol == bpf_htons(ETH_P_IP))
-			return native_in(skb, &p, false);
-		return skb->protocol == bpf_htons(ETH_P_IPV6) ? native_in(skb, &p, true) : TC_ACT_UNSPEC;
-	}
-	if (skb->protocol == bpf_htons(ETH_P_IP) ? !geneve_calls(skb, false) :
-	    skb->protocol != bpf_htons(ETH_P_IPV6) || !geneve_calls(skb, true))
+	v6 = skb->protocol == bpf_htons(ETH_P_IPV6);
+	if (!v6 && skb->protocol != bpf_htons(ETH_P_IP))
 		return TC_ACT_UNSPEC;
+	if (geneve != GENEVE_PROGRAMS || !(v6 ? geneve_calls(skb, true) : geneve_calls(skb, false)))
+		return v6 ? uplink_in(skb, &p, true) : uplink_in(skb, &p, false);
 	reason = geneve_open(skb, &p);
 	if (reason == NOT_TUNNELLED)
 		return TC_ACT_UNSPEC;

@@ -72,8 +72,9 @@ static __always_inline __u32 segment_length(struct __sk_buff *skb, const struct 
 }
 
 /*
- * To another node's pod where no tunnel leads there: by the host's routes, but past its stack. Whatever they have no plain
- * answer for is the stack's: no hop left, too large, no route.
+ * To another node's pod where no tunnel leads there, or an answer of a service: by the host's routes, but past its stack.
+ * Whatever they have no plain answer for is the stack's: no hop left, too large, no route. But not what has the host's own
+ * address already, which the stack would take from nobody.
  */
 __noinline int deliver_direct(struct __sk_buff *skb, struct packet *p)
 {
@@ -99,13 +100,16 @@ __noinline int deliver_direct(struct __sk_buff *skb, struct packet *p)
 		lookup.ipv4_dst = p->destination.v4;
 	}
 	found = bpf_fib_lookup(skb, &lookup, sizeof(lookup), 0);
-	if (unlikely(found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH))
-		return deliver_to_stack(skb);
+	if (unlikely(found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)) {
+		if (!p->service)
+			return deliver_to_stack(skb);
+		return drop(skb, p, found == BPF_FIB_LKUP_RET_FRAG_NEEDED ? DROP_TOO_LONG : DROP_NO_FIB);
+	}
 	ip = packet_start(skb) + ETH_HLEN;
 	if (ip + (v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) > packet_end(skb))
 		return drop(skb, p, DROP_INVALID_PACKET);
 	if (unlikely(!(v6 ? take_hop6(ip) : take_hop4(ip))))
-		return deliver_to_stack(skb);
+		return p->service ? drop(skb, p, DROP_NO_FIB) : deliver_to_stack(skb);
 	next_hop.nh_family = lookup.family;
 	if (lookup.family == ADDRESS_FAMILY_IPV4)
 		next_hop.ipv4_nh = lookup.ipv4_dst;

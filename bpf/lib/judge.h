@@ -135,7 +135,8 @@ static __always_inline void go_on(struct packet *p, const struct ct_entry *entry
 
 	if (leaves && forward)
 		return;
-	p->direct = (entry->flags & CT_DIRECT) && is_pod(leaves ? p->destination_identity : p->source_identity);
+	p->direct = (entry->flags & CT_DIRECT) &&
+		    (entry->service || is_pod(leaves ? p->destination_identity : p->source_identity));
 }
 
 /* A packet that is no part of a flow and makes none. */
@@ -195,8 +196,7 @@ __noinline int judge_flow(struct __sk_buff *skb, struct packet *p)
 		/* What the host translated must come by the host again; what came through the tunnel goes back through it. */
 		if (!forward && p->point == POINT_FROM_ENDPOINT)
 			answer_node(p, entry, side);
-		if (native_routing)
-			go_on(p, entry, forward);
+		go_on(p, entry, forward);
 		if (!forward)
 			p->service = entry->service;
 		*next = *entry;

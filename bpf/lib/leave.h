@@ -39,6 +39,12 @@ static __noinline int leave_unserved(struct __sk_buff *skb, struct packet *p)
 	return p->service ? drop(skb, p, DROP_WRITE_ERROR) : refuse(skb, p, DROP_NO_SERVICE);
 }
 
+/* What goes to another node with an address of this one's is the host's there, as who asked for it was judged. */
+static __always_inline void answer_as_host(struct packet *p)
+{
+	p->source_identity = IDENTITY_HOST;
+}
+
 /*
  * A living entry whose stamps are those of today: the verdict stands. NOT_ESTABLISHED when anything differs. A service
  * entry leads to the flow's own. `v6` is known when this is compiled, each family has its own copy.
@@ -74,7 +80,7 @@ static __always_inline int leave_established(struct __sk_buff *skb, struct packe
 		return NOT_ESTABLISHED;
 	slot = entry->slot[other];
 	tunnel = entry->flags & CT_TUNNEL;
-	direct = native_routing && (entry->flags & CT_DIRECT);
+	direct = entry->flags & CT_DIRECT;
 	if (slot) {
 		to = bpf_map_lookup_elem(&cilium_lxc, &slot);
 		if (!to || to->policy != entry->stamp[other] || !endpoint_has(to, &p->destination, v6))
@@ -91,6 +97,7 @@ static __always_inline int leave_established(struct __sk_buff *skb, struct packe
 		p->direction = DIRECTION_EGRESS; /* a trace has said otherwise */
 		if (reason)
 			return drop(skb, p, reason);
+		answer_as_host(p);
 	}
 	if (likely(to))
 		return deliver_local(skb, p, to, slot, DIRECTION_EGRESS | DIRECTION_INGRESS, v6);
@@ -174,12 +181,15 @@ static __always_inline int leave_towards(struct __sk_buff *skb, struct packet *p
 static __always_inline int leave_forward(struct __sk_buff *skb, struct packet *p, __u32 slot)
 {
 	const struct endpoint *to = endpoint_at(slot);
-	__u32 reason = p->service && p->ct_state == CT_REPLY ? serve_answer(skb, p) : 0;
+	const bool answer = p->service && p->ct_state == CT_REPLY;
+	__u32 reason = answer ? serve_answer(skb, p) : 0;
 
 	p->direction = DIRECTION_EGRESS; /* should it be dropped yet, that is this end's doing */
 	if (reason)
 		return drop(skb, p, reason);
-	if (!slot && native_routing && p->direct && !p->hairpin)
+	if (answer)
+		answer_as_host(p);
+	if (!slot && p->direct && !p->hairpin)
 		return deliver_direct(skb, p);
 	if (!slot)
 		return p->tunnel ? deliver_to_node(skb, p) : deliver_to_stack(skb);

@@ -22,15 +22,25 @@ static __always_inline int overlay_established(struct __sk_buff *skb, struct pac
 	struct ct_entry *entry;
 	union ct_key key;
 	__u32 side, other, slot, now, reason;
+	bool answer = false;
 
 	side = ct_key_of(p, &key, v6) & 1;
-	other = side ^ 1;
 	entry = ct_find(&key, v6);
-	if (!entry || !(entry->flags & CT_TUNNEL))
+	if (!entry)
 		return NOT_ESTABLISHED;
 	now = now_jiffies();
-	if (unlikely(entry->service)) {
-		if (ct_opener(entry) == side)
+	if (unlikely(entry->flags & CT_SERVICE)) {
+		entry = serve_again(skb, p, entry->stamp[0], entry->service);
+		if (!entry)
+			return p->backend && p->service ? drop(skb, p, DROP_WRITE_ERROR) : NOT_ESTABLISHED;
+		side = ct_side(p, v6) & 1;
+	}
+	other = side ^ 1;
+	if (!(entry->flags & CT_TUNNEL))
+		return NOT_ESTABLISHED;
+	if (unlikely(entry->service != p->service)) {
+		answer = ct_opener(entry) != side;
+		if (!answer)
 			return NOT_ESTABLISHED;
 		p->service = entry->service;
 	}
@@ -48,9 +58,11 @@ static __always_inline int overlay_established(struct __sk_buff *skb, struct pac
 		p->destination_identity = to->identity;
 		enter_report(skb, p, entry, side);
 	}
-	reason = enter_answer(skb, p);
-	if (unlikely(reason))
-		return drop(skb, p, reason);
+	if (unlikely(answer)) {
+		reason = serve_answer(skb, p);
+		if (reason)
+			return drop(skb, p, reason);
+	}
 	return deliver_local(skb, p, to, slot, DIRECTION_INGRESS, v6);
 }
 
@@ -90,9 +102,26 @@ static __always_inline __u32 overlay_ends(struct packet *p)
 	return p->destination_identity ? 0 : DROP_NO_POLICY;
 }
 
-static __noinline int overlay_slowly(struct __sk_buff *skb, struct packet *p)
+/*
+ * Who the ends are, once services have been asked about what is for the host: a port of it may be a container's. 0, or the
+ * reason to drop.
+ */
+static __always_inline __u32 overlay_towards(struct __sk_buff *skb, struct packet *p)
 {
 	__u32 reason = overlay_ends(p);
+	int served;
+
+	if (reason || p->destination_slot || p->service || !may_open(p))
+		return reason;
+	served = serve(skb, p, LB_EXTERNAL);
+	if (served == SERVED)
+		return overlay_ends(p);
+	return served > 0 ? served : 0;
+}
+
+static __noinline int overlay_slowly(struct __sk_buff *skb, struct packet *p)
+{
+	__u32 reason = overlay_towards(skb, p);
 	const struct endpoint *to;
 
 	if (reason)
@@ -103,8 +132,10 @@ static __noinline int overlay_slowly(struct __sk_buff *skb, struct packet *p)
 	}
 	p->tunnel = 1;
 	reason = p->kind == KIND_ICMP_ERROR ? related(skb, p) : judge_flow(skb, p);
-	if (!reason)
-		reason = enter_answer(skb, p);
+	if (!reason && unlikely(p->service) && p->ct_state == CT_REPLY)
+		reason = serve_answer(skb, p);
+	if (!reason && unlikely(p->backend))
+		reason = serve_remember(p);
 	if (reason)
 		return drop(skb, p, reason);
 	p->direction = DIRECTION_INGRESS;

@@ -182,6 +182,9 @@ __noinline int related(struct __sk_buff *skb, struct packet *p)
 		p->tunnel = !!(entry->flags & CT_TUNNEL);
 		to = endpoint_at(p->destination_slot);
 		p->destination_identity = to ? to->identity : entry->stamp[side & 1];
+	} else if (!p->destination_slot && about_answer) {
+		/* From outside, to the address that was asked for: only now is known whose that is. */
+		p->destination_slot = entry->slot[side & 1];
 	} else if (entry->slot[side & 1] != p->destination_slot) {
 		return DROP_UNKNOWN_CT_STATE;
 	}

@@ -169,6 +169,13 @@ __noinline int serve(struct __sk_buff *skb, struct packet *p, __u32 from)
 	return SERVED;
 }
 
+/* Whether a packet of no flow may be the first one to a service. */
+static __always_inline bool may_open(const struct packet *p)
+{
+	return p->kind == KIND_FLOW && !is_icmp(p) &&
+	       (p->protocol != IPPROTO_TCP || (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN);
+}
+
 /* Writes the service entry of a flow that was allowed. 0, or the reason to drop. */
 __noinline int serve_remember(struct packet *p)
 {

@@ -12,7 +12,6 @@ use crate::writer::Accepted;
 use ::api::endpoint as shape;
 use hyper::{Response, StatusCode};
 use model::desired::{Object, Status};
-use model::service::ServiceType;
 use model::{EndpointId, EndpointState};
 use state::services::Published;
 use state::{EndpointChange, EndpointCreate, EndpointRef, EndpointView, Input, Outputs, Reply};
@@ -180,9 +179,6 @@ pub async fn change(agent: &Agent, mut request: Request) -> Result<Response<Body
             let outputs = agent.snapshot();
             let unknown = || Refusal::new(StatusCode::NOT_FOUND, format!("there is no endpoint {reference}"));
             let endpoint = outputs.view.find(&reference).ok_or_else(unknown)?;
-            if let Some(why) = super::service::unserved(ServiceType::HostPort).filter(|_| !wanted.is_empty()) {
-                return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, format!("ports cannot be published: {why}")));
-            }
             Some(ports::choose(wanted, endpoint, &outputs)?)
         }
         None => None,

@@ -252,10 +252,11 @@ fn code(code: u16) -> StatusCode {
 }
 
 /// Why a type of service cannot be had: better than one that answers to some and not to others.
-pub(super) fn unserved(kind: ServiceType) -> Option<String> {
-    (kind != ServiceType::ClusterIp).then(|| {
+fn unserved(kind: ServiceType) -> Option<String> {
+    let elsewhere = matches!(kind, ServiceType::NodePort | ServiceType::ExternalIp | ServiceType::LoadBalancer);
+    elsewhere.then(|| {
         format!(
-            "{kind} is not served by this version: it balances what begins on a node, not what comes in from outside"
+            "{kind} is not served by this version: what comes in from outside is sent to containers of the same node alone"
         )
     })
 }

@@ -124,7 +124,12 @@ pub(super) fn plan(plan: &mut Plan, current: &Current, desired: &Datapath, setti
     };
     let by_programs = matches!(tunnel, Tunnel::Geneve { by: GeneveBy::Programs, .. });
     let directly = tunnel == Tunnel::Disabled && !desired.nodes.is_empty();
-    underlay(plan, current, if by_programs || directly { node } else { NodeAddresses::default() }, by_programs);
+    let mut devices =
+        underlay(plan, current, if by_programs || directly { node } else { NodeAddresses::default() }, by_programs);
+    if !desired.services.is_empty() {
+        devices.extend(&current.network.ethernet);
+    }
+    uplinks(plan, current, &devices);
     let sources = if by_programs { node } else { NodeAddresses::default() };
     if current.bpf.tunnel_sources != sources {
         plan.add(Stage::Nodes, Operation::TunnelSources(sources));
@@ -202,9 +207,8 @@ fn device(plan: &mut Plan, current: &Current, desired: &Datapath, kind: TunnelKi
     made
 }
 
-/// The program on every device that carries an address of the node's: where programs speak for a tunnel device, which
-/// they `must`, or where there is no tunnel. On devices without Ethernet frames there is nothing that it could read.
-fn underlay(plan: &mut Plan, current: &Current, node: NodeAddresses, must: bool) {
+/// The devices that carry addresses of the node's; where programs `must` speak for a tunnel device, one for each.
+fn underlay(plan: &mut Plan, current: &Current, node: NodeAddresses, must: bool) -> BTreeSet<u32> {
     let mut devices = BTreeSet::new();
     let ethernet = |device: &&u32| current.network.ethernet.contains(device);
     for address in node.iter() {
@@ -217,6 +221,13 @@ fn underlay(plan: &mut Plan, current: &Current, node: NodeAddresses, must: bool)
             }
         }
     }
+    devices
+}
+
+/// The program on devices that are not ours: where other nodes are reached by programs or without a tunnel, and where
+/// services may be asked for, which is by any address of the host. Without Ethernet frames there is nothing that it could
+/// read.
+fn uplinks(plan: &mut Plan, current: &Current, devices: &BTreeSet<u32>) {
     let held = &current.bpf.underlays;
     for device in devices.iter().filter(|device| held.get(device) != Some(&Attachment::Current)) {
         plan.add(Stage::Attach, Operation::AttachUnderlay(*device));
@@ -267,6 +278,8 @@ fn vteps(plan: &mut Plan, current: &Current, wanted: &Wanted, seen: &Seen, settl
 #[cfg(test)]
 mod tests {
     use super::*;
+    use model::service::{Algorithm, ServiceType, Table};
+    use model::{L4Address, LoadBalancer, Protocol, ServiceId};
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     const NODE: NodeAddresses =
@@ -303,6 +316,34 @@ mod tests {
         // The pods of the far node, the near node, the far one.
         assert_eq!(vteps(3), [Some([7, 7]), Some([0, 3]), Some([7, 7])]);
         assert_eq!(vteps(0), [None; 3]);
+    }
+
+    #[test]
+    fn services_are_asked_for_on_every_device_with_an_address() {
+        let mut current = Current::default();
+        current.network.addresses = [([172, 31, 0, 1].into(), 3), ([172, 17, 0, 1].into(), 4)].into();
+        current.network.ethernet = [3, 4].into();
+        let mut desired = Datapath { settled: true, ..Datapath::default() };
+        let settings = Settings { masquerade: false, tunnel: Tunnel::Disabled, node: NODE, sockets: false };
+        let attached = |desired: &Datapath| {
+            let mut planned = Plan::default();
+            plan(&mut planned, &current, desired, settings);
+            operations(&planned)
+        };
+        assert_eq!(attached(&desired), []);
+        let table = Table { by: Algorithm::Random, places: [].into() };
+        let service = LoadBalancer {
+            id: ServiceId(1),
+            kind: ServiceType::HostPort,
+            backends: [].into(),
+            internal: table.clone(),
+            external: table,
+            affinity: None,
+            source_ranges: None,
+        };
+        let port = L4Address { ip: [172, 31, 0, 1].into(), port: 8080, protocol: Protocol::TCP };
+        desired.services.insert(port, Arc::new(service));
+        assert_eq!(attached(&desired), [3, 4].map(Operation::AttachUnderlay));
     }
 
     #[test]

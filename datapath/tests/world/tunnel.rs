@@ -3,15 +3,16 @@
 use crate::lab::{
     Container, GATEWAY4, Node, PATIENCE, config, eventually, in_node, ip, move_link, net, policy, remove, run,
 };
+use crate::outside::publish;
 use crate::traffic::{Answer, Here, Hope, echo, is_cut, talk, tcp, tcp_stream, translated, udp};
 use datapath::netns::Namespace;
 use datapath::{Attach, Config, GeneveBy, NodeAddresses, Tunnel, features};
 use ipnetwork::IpNetwork;
 use model::desired::{Datapath, IpcacheEntry};
-use model::{EndpointId, Identity, Protocol};
+use model::{EndpointId, Identity, L4Address, Protocol};
 use nix::sched::{CloneFlags, setns};
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -349,6 +350,38 @@ fn hosts_and_containers_of_two_nodes_reach_each_other() {
             });
             let asked = SocketAddr::new(asked, 8080);
             assert!(translated(&Here, &b.namespace, asked, serves, Hope::Passes), "{asked}");
+        }
+    });
+}
+
+/// By way of the tunnel, as who they are.
+#[test]
+#[ignore = "needs root: make test"]
+fn containers_reach_ports_that_another_node_publishes() {
+    in_cluster(async |cluster| {
+        let (a, b) = (cluster.container(0, 1, 300).await, cluster.container(1, 513, 301).await);
+        let c = cluster.container(0, 2, 302).await;
+        let rules = [(300, Protocol::TCP, Some(80))];
+        let ports = [(IpAddr::from(NODES[1].0), b.v4()), (NODES[1].1.into(), b.v6())];
+        cluster.nodes[1]
+            .must(|desired| {
+                desired.policies.insert(Identity(301), policy(&rules));
+                for (host, to) in ports {
+                    publish(desired, L4Address { ip: host, port: 8080, protocol: Protocol::TCP }, to, 80, None);
+                }
+            })
+            .await;
+        for (host, to) in ports {
+            let (asked, serves) = (SocketAddr::new(host, 8080), SocketAddr::new(to, 80));
+            assert!(translated(&a.namespace, &b.namespace, asked, serves, Hope::Passes), "{asked}");
+            assert!(!translated(&c.namespace, &b.namespace, asked, serves, Hope::Dropped), "{asked}");
+            // Neither end is confused by the other way to the same port.
+            assert!(tcp(&a.namespace, &b.namespace, to, 80, Hope::Passes), "{to}");
+            let listener = b.namespace.run(|| TcpListener::bind(serves)).unwrap().unwrap();
+            let client = a.namespace.run(|| TcpStream::connect_timeout(&asked, PATIENCE)).unwrap();
+            let (mut client, (mut server, peer)) = (client.unwrap(), listener.accept().unwrap());
+            assert!(a.addresses().contains(&peer.ip()), "{peer}");
+            assert!(carries(&mut client, &mut server, 1 << 20), "{asked}");
         }
     });
 }
