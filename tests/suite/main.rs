@@ -11,6 +11,7 @@ mod leaks;
 mod mesh;
 mod modes;
 mod policy;
+mod published;
 mod restart;
 mod services;
 mod sockets;
