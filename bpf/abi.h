@@ -219,6 +219,13 @@ struct ct6_key {
 #define CT_SERVICE 8
 /* The end that is no endpoint here is another node's pod, and nobody translates between the two: past the host's stack. */
 #define CT_DIRECT 16
+/*
+ * The flow is one that this node sends on under its own address, for who asked from outside for a service whose backend is
+ * not here: neither end is. Its opener is this node, and stamp its opener's and its backend's identity; with CT_TUNNEL who
+ * asked is reached through the tunnel, and node is the backend's, 0 where no tunnel leads there. With CT_SERVICE: stamp[1]
+ * is this node's port, as it is in packets.
+ */
+#define CT_SNAT 32
 
 /* Of jiffies, so that 8 bits last for a minute at 250 a second. */
 #define REPORT_SHIFT 6
@@ -345,6 +352,26 @@ struct lb_reverse {
 	__u8 address[16];
 };
 
+/*
+ * cilium_snat_external: LRU_HASH, snat_key -> snat_entry: who asked, for what this node sends on to a backend that is not
+ * here. Without a flow that rests on it (CT_SNAT) a port is free again, a while after it was taken.
+ */
+struct snat_key {
+	__u8 backend[16];
+	__be16 backend_port;
+	__be16 port; /* this node's */
+	__u8 protocol;
+	__u8 family; /* FAMILY_* */
+	__u8 pad[2];
+};
+
+struct snat_entry {
+	__u64 claim; /* jiffies, low 32 bits, when the port was taken << 32, and a random number */
+	__u8 client[16];
+	__be16 client_port;
+	__u8 pad[6];
+};
+
 /* cilium_lb_affinity: LRU_HASH, lb_client -> lb_affinity: who was served by whom. */
 struct lb_client {
 	__u8 client[16]; /* its address; at a socket the cookie of its network namespace, in the first eight */
@@ -423,7 +450,10 @@ struct runtime {
 	__be32 tunnel4;
 	__u8 tunnel6[16];
 	__u32 tunnel_mtu; /* largest packet that the tunnel takes, 0: not known */
-	__u32 pad[8];
+	/* What this node's packets for others have as source (cilium_snat_external); all 0: not known. */
+	__be32 node4;
+	__u8 node6[16];
+	__u32 pad[3];
 };
 
 /* ---- cilium_events: RINGBUF of event ------------------------------------------------------------------------------- */
@@ -495,6 +525,7 @@ enum drop_reason {
 	DROP_INVALID_EXTENSION = 156, /* an IPv6 extension header chain too long or malformed */
 	DROP_FRAGMENTED = 157, /* a piece of a tunnel packet: it cannot be put together before it is opened */
 	DROP_NO_SERVICE = 158, /* nobody serves what was asked for, or who did is gone; who asked is told */
+	DROP_NAT_NO_MAPPING = 161, /* to another node's backend: this node has no address or no port for that */
 	DROP_UNKNOWN_CT_STATE = 163, /* an ICMP error about no flow that is known */
 	DROP_NO_POLICY = 165, /* the endpoint's policy id has no header */
 	DROP_UNSUPPORTED_L2 = 166, /* no Ethernet II frame, or ARP that makes no sense */
@@ -508,6 +539,7 @@ enum drop_reason {
 	DROP_NOT_IN_SOURCE_RANGE = 177, /* to a service that is not for who asks */
 	DROP_NO_PROXY = 180, /* only a proxy may let it through and there is none */
 	DROP_POLICY_DENY = 181, /* a deny entry */
+	DROP_TTL_EXCEEDED = 196, /* no hop left on the way on to another node or back to who asked */
 };
 
 #endif

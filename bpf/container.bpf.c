@@ -132,6 +132,7 @@ SEC("classifier/from_underlay") int from_underlay(struct __sk_buff *skb)
 	reason = geneve_open(skb, &p);
 	if (reason == NOT_TUNNELLED)
 		return TC_ACT_UNSPEC;
+	p.point = POINT_FROM_OVERLAY;
 	if (unlikely(reason))
 		return drop(skb, &p, reason);
 	return p.family == FAMILY_IPV6 ? overlay_carried(skb, &p, true) : overlay_carried(skb, &p, false);

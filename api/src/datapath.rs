@@ -1,4 +1,4 @@
-//! What the kernel holds, read back: `GET /v1/bpf/{endpoint|policy|ct|ipcache|lb|metrics|tunnel}`, `DELETE /v1/bpf/ct`, `GET /v1/map`,
+//! What the kernel holds, read back: `GET /v1/bpf/{endpoint|policy|ct|ipcache|lb|nat|metrics|tunnel}`, `DELETE /v1/bpf/ct`, `GET /v1/map`,
 //! `GET /v1/map/{name}`.
 
 use schemars::JsonSchema;
@@ -79,6 +79,20 @@ pub struct TunnelRow {
     pub prefix: String,
     /// Underlay address of the node that the prefix is behind.
     pub vtep: String,
+}
+
+/// A port of this node's under which it sends on what somebody asked of a service to a backend that is not here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct NatRow {
+    pub protocol: String,
+    /// Who asked: `192.0.2.1:40000`
+    pub client: String,
+    /// Whom the backend sees; empty: this node has no address of that family any more.
+    pub translated: String,
+    pub backend: String,
+    /// Seconds since the port was taken. It is free again when its flow is over.
+    pub age: u32,
 }
 
 /// Services as the kernel has them. Numbers are this kernel's own, and stand for nothing elsewhere.

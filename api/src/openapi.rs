@@ -19,6 +19,7 @@ pub fn document() -> Value {
         crate::datapath::IpcacheRow,
         crate::datapath::TunnelRow,
         crate::datapath::LoadBalancer,
+        crate::datapath::NatRow,
         crate::datapath::MapDump,
         crate::datapath::MapRow,
         crate::datapath::MetricRow,

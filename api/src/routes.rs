@@ -64,6 +64,7 @@ pub const ALL: &[(&str, &str, &str)] = &[
     ("DELETE", "/v1/bpf/ct", "Forget all flows"),
     ("GET", "/v1/bpf/ipcache", "The kernel's addresses"),
     ("GET", "/v1/bpf/lb", "The kernel's services"),
+    ("GET", "/v1/bpf/nat", "The kernel's ports for what is sent on to other nodes"),
     ("GET", "/v1/bpf/tunnel", "The kernel's prefixes behind other nodes"),
     ("GET", "/v1/bpf/metrics", "The kernel's packet counters"),
     ("GET", "/v1/metrics", "Metrics in Prometheus' text form"),

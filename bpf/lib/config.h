@@ -20,6 +20,10 @@ volatile const __u32 native_routing = 0;
 /* GENEVE_*: who speaks Geneve to other nodes. */
 volatile const __u32 geneve = GENEVE_NONE;
 
+/* This node's ports for what it sends on for others, host order: none that its own sockets are given by themselves. */
+volatile const __u32 snat_port_first = 1024;
+volatile const __u32 snat_port_last = 29999;
+
 /* Lifetimes of flows without packets; the numbers are Cilium's. */
 volatile const __u32 ct_timeout_tcp = 8000 * DEFAULT_HZ;
 volatile const __u32 ct_timeout_tcp_syn = 60 * DEFAULT_HZ;

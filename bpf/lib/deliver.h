@@ -101,7 +101,7 @@ __noinline int deliver_direct(struct __sk_buff *skb, struct packet *p)
 	}
 	found = bpf_fib_lookup(skb, &lookup, sizeof(lookup), 0);
 	if (unlikely(found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)) {
-		if (!p->service)
+		if (!p->as_host)
 			return deliver_to_stack(skb);
 		return drop(skb, p, found == BPF_FIB_LKUP_RET_FRAG_NEEDED ? DROP_TOO_LONG : DROP_NO_FIB);
 	}
@@ -109,7 +109,7 @@ __noinline int deliver_direct(struct __sk_buff *skb, struct packet *p)
 	if (ip + (v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) > packet_end(skb))
 		return drop(skb, p, DROP_INVALID_PACKET);
 	if (unlikely(!(v6 ? take_hop6(ip) : take_hop4(ip))))
-		return p->service ? drop(skb, p, DROP_NO_FIB) : deliver_to_stack(skb);
+		return p->as_host ? drop(skb, p, DROP_TTL_EXCEEDED) : deliver_to_stack(skb);
 	next_hop.nh_family = lookup.family;
 	if (lookup.family == ADDRESS_FAMILY_IPV4)
 		next_hop.ipv4_nh = lookup.ipv4_dst;
@@ -120,18 +120,24 @@ __noinline int deliver_direct(struct __sk_buff *skb, struct packet *p)
 	return bpf_redirect_neigh(lookup.ifindex, &next_hop, sizeof(next_hop), 0);
 }
 
+/* Whether the packet, or a segment of it, is longer than the largest that the tunnel takes. */
+static __always_inline bool is_longer_than_tunnel(struct __sk_buff *skb, const struct packet *p)
+{
+	const struct runtime *run = runtime();
+	const __u32 mtu = run ? run->tunnel_mtu : 0;
+
+	if (!mtu || skb->len <= ETH_HLEN + mtu)
+		return false;
+	return !skb->gso_size || segment_length(skb, p) > mtu;
+}
+
 /*
  * Whether the tunnel takes no packet as large. Pieces of datagrams go on as they are, in outer pieces where the underlay
  * makes some: the stack might wait for all pieces of a datagram, and the last one is never too large.
  */
 static __always_inline bool exceeds_tunnel(struct __sk_buff *skb, const struct packet *p)
 {
-	const struct runtime *run = runtime();
-	const __u32 mtu = run ? run->tunnel_mtu : 0;
-
-	if (!mtu || skb->len <= ETH_HLEN + mtu || p->fragment)
-		return false;
-	return !skb->gso_size || segment_length(skb, p) > mtu;
+	return !p->fragment && is_longer_than_tunnel(skb, p);
 }
 
 /*
@@ -148,13 +154,14 @@ __noinline int deliver_to_node(struct __sk_buff *skb, struct packet *p)
 	if (!p)
 		return TC_ACT_SHOT;
 	v6 = is_ipv6(p);
-	if (unlikely(exceeds_tunnel(skb, p)))
+	/* What may be cut and is no container's goes in one piece, in outer pieces: nobody else could cut it. */
+	if (unlikely(!p->as_host && exceeds_tunnel(skb, p)))
 		return deliver_to_stack(skb);
 	ip = packet_start(skb) + ETH_HLEN;
 	if (ip + (v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) > packet_end(skb))
 		return drop(skb, p, DROP_INVALID_PACKET);
 	if (unlikely(!(v6 ? take_hop6(ip) : take_hop4(ip))))
-		return deliver_to_stack(skb);
+		return p->as_host ? drop(skb, p, DROP_TTL_EXCEEDED) : deliver_to_stack(skb);
 	if (geneve == GENEVE_PROGRAMS)
 		return geneve_send(skb, p);
 	vtep = tunnel_find(&p->destination, p->family);

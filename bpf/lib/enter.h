@@ -73,9 +73,10 @@ static __always_inline bool enter_established(struct __sk_buff *skb, struct pack
  * Who the source is. 0, or the reason to drop: an address of an endpoint here comes through that endpoint's device or
  * is a lie. What comes through an endpoint's device is that endpoint's, whatever address the host has given it. The
  * host's own address from outside is a lie too, but one for the stack to judge: here it is the world's. Of pods on other
- * nodes nothing comes but through the tunnel. Out of line: its stack is free again when the flow is judged.
+ * nodes nothing comes but through the tunnel. `flags`: of the endpoint that it is for. Out of line: its stack is free again
+ * when the flow is judged.
  */
-static __noinline __u32 enter_source(struct __sk_buff *skb, struct packet *p, const struct endpoint *ep)
+static __noinline __u32 enter_source(struct __sk_buff *skb, struct packet *p, __u32 flags)
 {
 	const __u32 slot = slot_of_ifindex(skb->ingress_ifindex);
 	const struct endpoint *from;
@@ -102,7 +103,7 @@ static __noinline __u32 enter_source(struct __sk_buff *skb, struct packet *p, co
 		if (vtep && !tunnel_is_node(&p->source, p->family))
 			return DROP_INVALID_SOURCE;
 	}
-	return (ep->flags & ENDPOINT_INTERNAL) && is_outside(p->source_identity) ? DROP_UNROUTABLE : 0;
+	return (flags & ENDPOINT_INTERNAL) && is_outside(p->source_identity) ? DROP_UNROUTABLE : 0;
 }
 
 /* What a service answers comes from its frontend. 0, or the reason to drop. */
@@ -118,7 +119,7 @@ static __noinline int enter_slowly(struct __sk_buff *skb, struct packet *p)
 
 	if (!ep)
 		return drop(skb, p, DROP_NO_ENDPOINT);
-	reason = enter_source(skb, p, ep);
+	reason = enter_source(skb, p, ep->flags);
 	if (reason)
 		return drop(skb, p, reason);
 	p->destination_policy = READ_ONCE(ep->policy);

@@ -108,17 +108,25 @@ static __always_inline void geneve_wrap(struct geneve_wrapping *w, const struct 
  * Makes room behind the Ethernet header, which stays in front and becomes the outer one. The kernel is told that this is
  * a UDP tunnel so that it can cut large packets later; of the inner layer 2 only the Ethernet header counts for that. A
  * packet that is a tunnel's already (a container may have one of its own) can only be carried if nothing is to be cut.
+ * Unless it was taken out of ours just now: then the kernel still has it as one, with the inner headers where they are.
  */
-static __always_inline bool geneve_room(struct __sk_buff *skb, __u32 bytes, const bool outer6, const bool inner6)
+static __always_inline bool geneve_room(struct __sk_buff *skb, const struct packet *p, __u32 bytes, const bool outer6)
 {
+	const bool inner6 = is_ipv6(p);
 	const __u64 tunnel = BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2_ETH |
 			     BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) |
 			     (outer6 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4);
 
 	if (likely(!bpf_skb_adjust_room(skb, bytes, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO | tunnel)))
 		return true;
-	return !skb->gso_size && outer6 == inner6 &&
-	       !bpf_skb_adjust_room(skb, bytes, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO);
+	if (p->point != POINT_FROM_OVERLAY && (skb->gso_size || outer6 != inner6))
+		return false;
+	if (outer6 == inner6)
+		return !bpf_skb_adjust_room(skb, bytes, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO);
+	/* Only what takes headers away may change the family: some more are put there, to be taken away again. */
+	return !bpf_skb_adjust_room(skb, bytes + sizeof(struct ipv6hdr), BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO) &&
+	       !bpf_skb_adjust_room(skb, -(__s32)sizeof(struct ipv6hdr), BPF_ADJ_ROOM_MAC,
+				    BPF_F_ADJ_ROOM_FIXED_GSO | (outer6 ? ADJ_ROOM_DECAP_L3_IPV6 : ADJ_ROOM_DECAP_L3_IPV4));
 }
 
 /* Writes the outer headers over IPv4. 0, or the reason to drop. */
@@ -137,7 +145,7 @@ static __always_inline __u32 geneve_write4(struct __sk_buff *skb, const struct p
 	outer.ip.frag_off = bpf_htons(IPV4_DONT_FRAGMENT);
 	outer.ip.check = checksum4(&outer.ip);
 	geneve_wrap(&outer.wrapping, p, hash, total - sizeof(struct iphdr));
-	if (!geneve_room(skb, room, false, is_ipv6(p)))
+	if (!geneve_room(skb, p, room, false))
 		return DROP_WRITE_ERROR;
 	return bpf_skb_store_bytes(skb, ETH_HLEN, &outer, room, 0) ? DROP_WRITE_ERROR : 0;
 }
@@ -159,7 +167,7 @@ static __always_inline __u32 geneve_write6(struct __sk_buff *skb, const struct p
 	memcpy(&outer.ip.saddr, source, sizeof(outer.ip.saddr));
 	memcpy(&outer.ip.daddr, to, sizeof(outer.ip.daddr));
 	geneve_wrap(&outer.wrapping, p, hash, length);
-	if (!geneve_room(skb, room, true, is_ipv6(p)))
+	if (!geneve_room(skb, p, room, true))
 		return DROP_WRITE_ERROR;
 	return bpf_skb_store_bytes(skb, ETH_HLEN, &outer, room, 0) ? DROP_WRITE_ERROR : 0;
 }

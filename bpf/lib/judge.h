@@ -88,7 +88,7 @@ static __always_inline bool renew(struct ct_entry *entry, const struct packet *p
 	entry->stamp[other] = p->destination_policy ?: p->destination_identity;
 	entry->ipcache_generation = p->ipcache_generation;
 	entry->node = p->node;
-	entry->flags = (entry->flags & ~(CT_HAIRPIN | CT_TUNNEL | CT_DIRECT)) | (p->hairpin ? CT_HAIRPIN : 0) |
+	entry->flags = (entry->flags & ~(CT_HAIRPIN | CT_TUNNEL | CT_DIRECT | CT_SNAT)) | (p->hairpin ? CT_HAIRPIN : 0) |
 		       (p->tunnel ? CT_TUNNEL : 0) | (p->direct && !p->hairpin ? CT_DIRECT : 0);
 	return ct_touch(entry, p, side, bytes, now);
 }

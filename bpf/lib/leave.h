@@ -42,6 +42,7 @@ static __noinline int leave_unserved(struct __sk_buff *skb, struct packet *p)
 /* What goes to another node with an address of this one's is the host's there, as who asked for it was judged. */
 static __always_inline void answer_as_host(struct packet *p)
 {
+	p->as_host = 1;
 	p->source_identity = IDENTITY_HOST;
 }
 

@@ -9,6 +9,7 @@
 
 #include "enter.h"
 #include "leave.h"
+#include "nodeport.h"
 
 #define PACKET_HOST 0
 
@@ -28,6 +29,8 @@ static __always_inline int overlay_established(struct __sk_buff *skb, struct pac
 	entry = ct_find(&key, v6);
 	if (!entry)
 		return NOT_ESTABLISHED;
+	if (unlikely(entry->flags & CT_SNAT))
+		return nodeport_established(skb, p, entry);
 	now = now_jiffies();
 	if (unlikely(entry->flags & CT_SERVICE)) {
 		entry = serve_again(skb, p, entry->stamp[0], entry->service);
@@ -67,15 +70,14 @@ static __always_inline int overlay_established(struct __sk_buff *skb, struct pac
 }
 
 /*
- * Who the ends are. 0, or the reason to drop; without a slot it is for the host.
+ * 0, or the reason to drop.
  *
  * The source is behind the node that sent the packet, and has the identity that the tunnel says: nobody need have heard of
  * its address. But policies here must be complete about the identity, and it must be one of the node's cluster.
  */
-static __always_inline __u32 overlay_ends(struct packet *p)
+static __always_inline __u32 overlay_source(struct packet *p)
 {
 	struct ipcache_entry found;
-	const struct endpoint *to;
 	const struct vtep *behind;
 
 	p->ipcache_generation = ipcache_generation();
@@ -89,48 +91,90 @@ static __always_inline __u32 overlay_ends(struct packet *p)
 		return DROP_INVALID_SOURCE;
 	if (!tunnel_may_give(behind, p->source_identity) || !identity_is_judged(p->source_identity))
 		return DROP_INVALID_IDENTITY;
-	found = ipcache_find(&p->destination, p->family);
+	/* For the world a node speaks under its own address alone. */
+	if (is_outside(p->source_identity) && found.identity != IDENTITY_REMOTE_NODE)
+		return DROP_INVALID_IDENTITY;
+	return 0;
+}
+
+/* 0, or the reason to drop; without a slot it is for the host, or once it was `served` for another node's pod. */
+static __always_inline __u32 overlay_destination(struct packet *p, bool served)
+{
+	const struct ipcache_entry found = ipcache_find(&p->destination, p->family);
+	const struct endpoint *to;
+
 	p->destination_identity = found.identity;
 	if (!found.slot)
-		return found.identity == IDENTITY_HOST ? 0 : DROP_NO_ENDPOINT;
+		return (found.identity == IDENTITY_HOST) != served ? 0 : DROP_NO_ENDPOINT;
 	to = endpoint_at(found.slot);
 	if (!to || !endpoint_has(to, &p->destination, is_ipv6(p)))
 		return DROP_NO_ENDPOINT;
 	p->destination_slot = found.slot;
+	if ((to->flags & ENDPOINT_INTERNAL) && is_outside(p->source_identity))
+		return DROP_UNROUTABLE;
 	p->destination_policy = READ_ONCE(to->policy);
 	p->destination_identity = policy_subject(p->destination_policy);
 	return p->destination_identity ? 0 : DROP_NO_POLICY;
 }
 
 /*
- * Who the ends are, once services have been asked about what is for the host: a port of it may be a container's. 0, or the
- * reason to drop.
+ * Who the ends are, once services have been asked about what is for the host: a port of it may be a container's, here or
+ * elsewhere. 0, or the reason to drop.
  */
 static __always_inline __u32 overlay_towards(struct __sk_buff *skb, struct packet *p)
 {
-	__u32 reason = overlay_ends(p);
+	__u32 reason = overlay_source(p);
 	int served;
 
+	if (!reason)
+		reason = overlay_destination(p, false);
 	if (reason || p->destination_slot || p->service || !may_open(p))
 		return reason;
 	served = serve(skb, p, LB_EXTERNAL);
 	if (served == SERVED)
-		return overlay_ends(p);
+		return overlay_destination(p, true);
 	return served > 0 ? served : 0;
+}
+
+/* Who asked through the tunnel is told through it that there is nobody. */
+static __noinline int overlay_refuse(struct __sk_buff *skb, struct packet *p)
+{
+	const int action = drop(skb, p, DROP_NO_SERVICE);
+	const union address asker = p->source;
+
+	if (p->later_fragment || !(p->protocol == IPPROTO_TCP ? refuse_tcp(skb, p) : refuse_icmp(skb, p, 0)))
+		return action;
+	p->source = p->destination;
+	p->destination = asker;
+	p->source_identity = IDENTITY_HOST;
+	p->tunnel = 1;
+	return nodeport_forward(skb, p);
 }
 
 static __noinline int overlay_slowly(struct __sk_buff *skb, struct packet *p)
 {
 	__u32 reason = overlay_towards(skb, p);
 	const struct endpoint *to;
+	int action;
 
+	if (reason == DROP_NO_SERVICE)
+		return overlay_refuse(skb, p);
 	if (reason)
 		return drop(skb, p, reason);
+	p->tunnel = 1;
 	if (!p->destination_slot) {
+		action = NOT_ESTABLISHED;
+		if (p->backend)
+			action = nodeport_open(skb, p);
+		else if (p->kind == KIND_ICMP_ERROR)
+			action = nodeport_error(skb, p);
+		if (action == NODEPORT_FORWARD)
+			return nodeport_forward(skb, p);
+		if (action != NOT_ESTABLISHED)
+			return action;
 		count(REASON_FORWARDED, DIRECTION_INGRESS, skb->len);
 		return TC_ACT_OK;
 	}
-	p->tunnel = 1;
 	reason = p->kind == KIND_ICMP_ERROR ? related(skb, p) : judge_flow(skb, p);
 	if (!reason && unlikely(p->service) && p->ct_state == CT_REPLY)
 		reason = serve_answer(skb, p);

@@ -72,6 +72,8 @@ struct packet {
 	__u8 unheard; /* bool: the destination is behind another node and nobody's as far as is known here */
 	__u8 fragment; /* bool: a piece of a datagram */
 	__u8 self; /* bool: by way of a service back to its own sender */
+	__u8 as_host; /* bool: it has an address of this host's as source, which the host's stack would take from nobody */
+	__be16 snat_port; /* of this node's, that took the place of the client's port; 0: none did */
 	__u32 node; /* number of the node that the other end is behind */
 	__u32 service; /* number of the service that the flow's opener asked for, 0: none */
 	__u32 backend; /* number of the backend that was just chosen, 0: none was */

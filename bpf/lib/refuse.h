@@ -16,6 +16,8 @@
 /* Of the refused packet: what every system quotes at least, the largest IPv4 header and 8 bytes, or IPv6 with some room. */
 #define REFUSAL_QUOTE 68
 #define ICMP_PORT_UNREACHABLE 3
+#define ICMP_FRAG_NEEDED 4
+#define ICMPV6_PACKET_TOO_BIG 2
 #define ICMPV6_DEST_UNREACH 1
 #define ICMPV6_PORT_UNREACHABLE 4
 
@@ -37,7 +39,7 @@ struct refusal_icmp {
 	__u8 type;
 	__u8 code;
 	__u16 check;
-	__be32 unused;
+	__be32 mtu; /* RFC 1191, RFC 4443; else 0 */
 	__u8 quote[REFUSAL_QUOTE];
 };
 
@@ -100,12 +102,24 @@ static __always_inline __u32 refusal_pseudo(const struct packet *p, __u8 protoco
 	return sum_fold((__u64)sum + bpf_htons(protocol) + bpf_htons(length));
 }
 
-/* Makes the frame the packet. */
+/*
+ * Makes the frame the packet. What programs have taken out of a tunnel the kernel does not cut: if it is short enough there
+ * is padding behind the answer then, of zeros, which change no checksum.
+ */
 static __always_inline bool refusal_place(struct __sk_buff *skb, const __u8 *frame, __u32 length)
 {
+	__u64 size = length;
+
 	if (skb->len != length && bpf_skb_change_tail(skb, length, 0))
+		size = skb->len;
+	/* Each bound by itself, of the value that is used: Linux 6.1 sees no others. */
+	asm volatile("" : "+r"(size));
+	if (size < ETH_HLEN)
 		return false;
-	return !bpf_skb_store_bytes(skb, 0, frame, length, 0);
+	asm volatile("" : "+r"(size));
+	if (size > SCRATCH_FRAME)
+		return false;
+	return !bpf_skb_store_bytes(skb, 0, frame, size, 0);
 }
 
 /* Whether the packet was made an answer. */
@@ -156,7 +170,8 @@ __noinline int refuse_tcp(struct __sk_buff *skb, struct packet *p)
 	return !bpf_l4_csum_replace(skb, length - sizeof(tcp) + TCP_CHECKSUM_AT, 0, sum, 0);
 }
 
-__noinline int refuse_icmp(struct __sk_buff *skb, struct packet *p)
+/* Likewise. `mtu`: the packet is longer than that; 0: nobody takes it. */
+__noinline int refuse_icmp(struct __sk_buff *skb, struct packet *p, __u32 mtu)
 {
 	const bool v6 = p && is_ipv6(p);
 	const __u32 ip = v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
@@ -182,8 +197,9 @@ __noinline int refuse_icmp(struct __sk_buff *skb, struct packet *p)
 	icmp = v6 ? &((struct refusal6 *)room->frame)->icmp : &((struct refusal4 *)room->frame)->icmp;
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, icmp->quote, quote))
 		return false;
-	icmp->type = v6 ? ICMPV6_DEST_UNREACH : ICMP_DEST_UNREACH;
-	icmp->code = v6 ? ICMPV6_PORT_UNREACHABLE : ICMP_PORT_UNREACHABLE;
+	icmp->type = !v6 ? ICMP_DEST_UNREACH : mtu ? ICMPV6_PACKET_TOO_BIG : ICMPV6_DEST_UNREACH;
+	icmp->code = v6 ? (mtu ? 0 : ICMPV6_PORT_UNREACHABLE) : mtu ? ICMP_FRAG_NEEDED : ICMP_PORT_UNREACHABLE;
+	icmp->mtu = bpf_htonl(mtu);
 	sum = v6 ? refusal_pseudo(p, IPPROTO_ICMPV6, ICMP_HEADER + quote) : 0;
 	icmp->check = ~sum_fold(bpf_csum_diff(NULL, 0, (const __be32 *)icmp, sizeof(*icmp), sum));
 	refusal_header(room->frame, p, &eth, v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP, ICMP_HEADER + quote);
@@ -211,8 +227,16 @@ __noinline int refuse(struct __sk_buff *skb, struct packet *p, __u32 reason)
 	action = drop(skb, p, reason);
 	if (p->later_fragment)
 		return action;
-	answered = p->protocol == IPPROTO_TCP ? refuse_tcp(skb, p) : refuse_icmp(skb, p);
+	answered = p->protocol == IPPROTO_TCP ? refuse_tcp(skb, p) : refuse_icmp(skb, p, 0);
 	return answered ? refuse_return(skb, p) : action;
+}
+
+/* A drop of what is longer than the way on takes; its sender is told. */
+static __always_inline int refuse_long(struct __sk_buff *skb, struct packet *p, __u32 mtu)
+{
+	const int action = drop(skb, p, DROP_TOO_LONG);
+
+	return refuse_icmp(skb, p, mtu) ? refuse_return(skb, p) : action;
 }
 
 /* Turns an echo request into its reply. */

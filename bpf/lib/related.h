@@ -31,40 +31,45 @@ static __always_inline bool related_end_stands(const struct ct_entry *entry, __u
 
 #define ICMP_CHECKSUM_AT 2
 
-/* The address of the error itself, where it is the one that changes in what it quotes. The sum of what differs then. */
-static __always_inline __u64 related_outer(struct __sk_buff *skb, struct packet *p, const union address *from,
-					   const union address *to, bool source)
+/* Gives the error itself another address. The sum of what differs in its checksum then. */
+static __always_inline __u64 related_outer(struct __sk_buff *skb, struct packet *p, const union address *to, bool source)
 {
 	union address *outer = source ? &p->source : &p->destination;
 	struct iphdr *ip4 = packet_start(skb) + ETH_HLEN;
 	struct ipv6hdr *ip6 = (void *)ip4;
+	__u64 difference = 0;
 
-	if (!same_address(outer, from))
-		return 0;
-	*outer = *to;
 	if (is_ipv6(p)) {
 		if ((void *)(ip6 + 1) > packet_end(skb))
 			return 0;
 		memcpy(source ? &ip6->saddr : &ip6->daddr, to, sizeof(*to));
-		return bpf_csum_diff((const __be32 *)from, sizeof(*from), (const __be32 *)to, sizeof(*to), 0);
+		difference = (__u32)bpf_csum_diff((const __be32 *)outer, sizeof(*outer), (const __be32 *)to, sizeof(*to), 0);
+	} else {
+		if ((void *)(ip4 + 1) > packet_end(skb))
+			return 0;
+		ip4->check = sum_change4(ip4->check, outer->v4, to->v4);
+		if (source)
+			ip4->saddr = to->v4;
+		else
+			ip4->daddr = to->v4;
 	}
-	if ((void *)(ip4 + 1) > packet_end(skb))
-		return 0;
-	ip4->check = sum_change4(ip4->check, from->v4, to->v4);
-	if (source)
-		ip4->saddr = to->v4;
-	else
-		ip4->daddr = to->v4;
-	return 0;
+	*outer = *to;
+	return difference;
 }
+
+/* Which end of the quoted packet is changed, and whether the error itself has that address then whatever it had. */
+#define RELATED_DESTINATION 0
+#define RELATED_SOURCE 1
+#define RELATED_ALWAYS 2
 
 /*
  * Gives one end of the quoted packet another address and port, and the error itself where it has that address. 0, or the
  * reason to drop. The quoted transport checksum stays: nobody checks it, of most it is not even there.
  */
 static __noinline __u32 related_nat(struct __sk_buff *skb, struct packet *p, const struct nat_end *from,
-				    const struct nat_end *to, bool source)
+				    const struct nat_end *to, __u32 which)
 {
+	const bool source = which & RELATED_SOURCE;
 	const struct scratch *room = scratch();
 	__u32 ip = p->transport + ICMP_HEADER, address, size;
 	__u64 difference = (__u16)~from->port + to->port;
@@ -72,6 +77,9 @@ static __noinline __u32 related_nat(struct __sk_buff *skb, struct packet *p, con
 
 	if (!room)
 		return DROP_INVALID_PACKET;
+	/* The quoted packet's source is whom the error is for. */
+	if ((which & RELATED_ALWAYS) || same_address(source ? &p->destination : &p->source, &from->address))
+		difference += related_outer(skb, p, &to->address, !source);
 	if (is_ipv6(p)) {
 		address = ip + (source ? offsetof(struct ipv6hdr, saddr) : offsetof(struct ipv6hdr, daddr));
 		size = sizeof(struct in6_addr);
@@ -90,8 +98,6 @@ static __noinline __u32 related_nat(struct __sk_buff *skb, struct packet *p, con
 	if (bpf_skb_store_bytes(skb, address, &to->address, size, 0) ||
 	    bpf_skb_store_bytes(skb, room->other.transport + (source ? 0 : 2), &to->port, sizeof(to->port), 0))
 		return DROP_WRITE_ERROR;
-	/* The quoted packet's source is whom the error is for. */
-	difference += related_outer(skb, p, &from->address, &to->address, !source);
 	return bpf_l4_csum_replace(skb, p->transport + ICMP_CHECKSUM_AT, 0, sum_fold(difference), 0) ? DROP_WRITE_ERROR : 0;
 }
 
@@ -191,10 +197,10 @@ __noinline int related(struct __sk_buff *skb, struct packet *p)
 	if (monitor_level() >= MONITOR_ALL)
 		emit(skb, p, EVENT_TRACE, 0);
 	if (about_answer)
-		return related_nat(skb, p, &room->asked, &room->is, true);
+		return related_nat(skb, p, &room->asked, &room->is, RELATED_SOURCE);
 	if (!entry->service || ct_opener(entry) != side)
 		return 0;
-	return related_frontend(quoted, entry, &room->asked, &room->is) ? related_nat(skb, p, &room->is, &room->asked, false) : DROP_NO_SERVICE;
+	return related_frontend(quoted, entry, &room->asked, &room->is) ? related_nat(skb, p, &room->is, &room->asked, RELATED_DESTINATION) : DROP_NO_SERVICE;
 }
 
 #endif

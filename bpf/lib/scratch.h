@@ -6,7 +6,7 @@
 #ifndef SCRATCH_H
 #define SCRATCH_H
 
-#include "packet.h"
+#include "conntrack.h"
 
 /* More than the longest answer that is made of a packet (refuse.h), in fours. */
 #define SCRATCH_FRAME 160
@@ -14,6 +14,10 @@
 struct scratch {
 	struct packet other; /* the packet that an ICMP error quotes; the one that asked for a service */
 	struct nat_end asked, is; /* of what that packet is about: who was asked for, and who it is */
+	struct nat_end client, own; /* and who asked, and whom he is taken for */
+	struct snat_key snat; /* that is looked for */
+	struct snat_entry whose; /* that is about to be written */
+	union ct_key flow; /* that is looked for */
 	struct ct_entry entry; /* that is about to be written */
 	__u8 frame[SCRATCH_FRAME];
 };

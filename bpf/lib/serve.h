@@ -160,7 +160,7 @@ __noinline int serve(struct __sk_buff *skb, struct packet *p, __u32 from)
 	backend = lb_backend(number);
 	if (!backend || backend->family != p->family)
 		return DROP_NO_SERVICE;
-	p->self = serve_is_self(p, backend);
+	p->self = from == LB_INTERNAL && serve_is_self(p, backend);
 	reason = serve_by(skb, p, backend);
 	if (reason)
 		return reason;
@@ -201,7 +201,8 @@ __noinline int serve_remember(struct packet *p)
 	entry->seen = now_jiffies();
 	entry->service = p->service;
 	entry->stamp[0] = p->backend;
-	entry->flags = CT_SERVICE | (ct_key_of(first, &key, is_ipv6(p)) ? CT_OPENED_BY_B : 0);
+	entry->stamp[1] = p->snat_port;
+	entry->flags = CT_SERVICE | (p->snat_port ? CT_SNAT : 0) | (ct_key_of(first, &key, is_ipv6(p)) ? CT_OPENED_BY_B : 0);
 	return ct_store(&key, entry, is_ipv6(p));
 }
 

@@ -86,6 +86,9 @@ static __always_inline __u32 tunnel_identity(__u32 claimed)
 		return IDENTITY_REMOTE_NODE;
 	case IDENTITY_HEALTH:
 	case IDENTITY_INIT:
+	/* For whom a node sends on what was asked of it (nodeport.h); not of pods: overlay.h. */
+	case IDENTITY_WORLD_IPV4:
+	case IDENTITY_WORLD_IPV6:
 		return claimed;
 	default:
 		return 0;

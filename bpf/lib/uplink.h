@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What comes in on devices that are not ours, past any tunnel: packets to services, and without a tunnel those of flows
- * with other nodes' pods. They go straight into the container, past the host's stack. All else is the stack's, and is
- * judged where it enters a container (enter.h).
+ * with other nodes' pods. They go straight into the container, past the host's stack, or on to another node
+ * (nodeport.h). All else is the stack's, and is judged where it enters a container (enter.h).
  *
- * A service's backend is one of this node's here; what it answers leaves past the stack too (deliver.h), which would not
- * take the host's own address for a sender's.
+ * What a container answers as a service leaves past the stack too (deliver.h), which would not take the host's own address
+ * for a sender's.
  */
 #ifndef UPLINK_H
 #define UPLINK_H
 
 #include "enter.h"
 #include "leave.h"
+#include "nodeport.h"
 
 /*
  * The packet is as the container gets it: nobody has translated, so answers may pass the stack by too. The entry is
@@ -41,6 +42,8 @@ static __always_inline int uplink_established(struct __sk_buff *skb, struct pack
 	entry = ct_find(&key, v6);
 	if (!entry)
 		return NOT_ESTABLISHED;
+	if (unlikely(entry->flags & CT_SNAT))
+		return nodeport_established(skb, p, entry);
 	now = now_jiffies();
 	if (entry->flags & CT_SERVICE) {
 		entry = serve_again(skb, p, entry->stamp[0], entry->service);
@@ -82,7 +85,7 @@ static __always_inline int uplink_established(struct __sk_buff *skb, struct pack
 	return deliver_local(skb, p, to, slot, DIRECTION_INGRESS, v6);
 }
 
-/* Who the ends of a packet to a service are: its backend must be here. 0, or the reason to drop. */
+/* Who the ends of a packet to a service are. 0, or the reason to drop; without a slot its backend is not here. */
 static __always_inline __u32 uplink_ends(struct __sk_buff *skb, struct packet *p)
 {
 	struct ipcache_entry found = ipcache_find(&p->destination, p->family);
@@ -92,10 +95,13 @@ static __always_inline __u32 uplink_ends(struct __sk_buff *skb, struct packet *p
 	/* Nobody calls from outside by his own address. */
 	if (p->self)
 		return DROP_INVALID_SOURCE;
-	if (!found.slot || !to || !endpoint_has(to, &p->destination, is_ipv6(p)))
+	p->destination_identity = found.identity;
+	if (!found.slot)
+		return found.identity == IDENTITY_HOST ? DROP_NO_ENDPOINT : enter_source(skb, p, 0);
+	if (!to || !endpoint_has(to, &p->destination, is_ipv6(p)))
 		return DROP_NO_ENDPOINT;
 	p->destination_slot = found.slot;
-	reason = enter_source(skb, p, to);
+	reason = enter_source(skb, p, to->flags);
 	if (reason)
 		return reason;
 	p->destination_policy = READ_ONCE(to->policy);
@@ -107,7 +113,7 @@ static __always_inline __u32 uplink_ends(struct __sk_buff *skb, struct packet *p
 static __noinline int uplink_slowly(struct __sk_buff *skb, struct packet *p)
 {
 	const struct endpoint *to;
-	int served = SERVED;
+	int served = SERVED, action;
 	__u32 reason;
 
 	if (!p->service) {
@@ -115,10 +121,16 @@ static __noinline int uplink_slowly(struct __sk_buff *skb, struct packet *p)
 			return TC_ACT_UNSPEC;
 		served = serve(skb, p, LB_EXTERNAL);
 	}
+	if (served == DROP_NO_SERVICE)
+		return refuse(skb, p, served);
 	if (served != SERVED)
 		return served > 0 ? drop(skb, p, served) : TC_ACT_UNSPEC;
 	p->direct = 1;
 	reason = uplink_ends(skb, p);
+	if (!reason && !p->destination_slot) {
+		action = nodeport_open(skb, p);
+		return action == NODEPORT_FORWARD ? nodeport_forward(skb, p) : action;
+	}
 	if (!reason)
 		reason = judge_flow(skb, p);
 	if (!reason && p->backend)
@@ -133,12 +145,18 @@ static __noinline int uplink_slowly(struct __sk_buff *skb, struct packet *p)
 			    deliver_local(skb, p, to, p->destination_slot, DIRECTION_INGRESS, false);
 }
 
-/* An error about what a container has answered as a port of the host; all else is the stack's. */
+/* An error about what was answered as a port of the host; all else is the stack's. */
 static __noinline int uplink_error(struct __sk_buff *skb, struct packet *p)
 {
-	const __u32 reason = related(skb, p);
+	const int action = nodeport_error(skb, p);
 	const struct endpoint *to;
+	__u32 reason;
 
+	if (action == NODEPORT_FORWARD)
+		return nodeport_forward(skb, p);
+	if (action != NOT_ESTABLISHED)
+		return action;
+	reason = related(skb, p);
 	if (reason)
 		return reason == DROP_WRITE_ERROR ? drop(skb, p, reason) : TC_ACT_UNSPEC;
 	to = endpoint_at(p->destination_slot);

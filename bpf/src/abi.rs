@@ -46,6 +46,7 @@ pub const CT_HAIRPIN: u32 = 2;
 pub const CT_TUNNEL: u32 = 4;
 pub const CT_SERVICE: u32 = 8;
 pub const CT_DIRECT: u32 = 16;
+pub const CT_SNAT: u32 = 32;
 pub const REPORT_SHIFT: u32 = 6;
 pub const LB_SERVICES: u32 = 262144;
 pub const LB_BACKENDS: u32 = 524288;
@@ -448,6 +449,44 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
+pub struct SnatKey {
+    pub backend: [u8; 16usize],
+    pub backend_port: Be16,
+    pub port: Be16,
+    pub protocol: u8,
+    pub family: u8,
+    pub pad: [u8; 2usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SnatKey"][::core::mem::size_of::<SnatKey>() - 24usize];
+    ["Alignment of SnatKey"][::core::mem::align_of::<SnatKey>() - 2usize];
+    ["Offset of field: SnatKey::backend"][::core::mem::offset_of!(SnatKey, backend) - 0usize];
+    ["Offset of field: SnatKey::backend_port"][::core::mem::offset_of!(SnatKey, backend_port) - 16usize];
+    ["Offset of field: SnatKey::port"][::core::mem::offset_of!(SnatKey, port) - 18usize];
+    ["Offset of field: SnatKey::protocol"][::core::mem::offset_of!(SnatKey, protocol) - 20usize];
+    ["Offset of field: SnatKey::family"][::core::mem::offset_of!(SnatKey, family) - 21usize];
+    ["Offset of field: SnatKey::pad"][::core::mem::offset_of!(SnatKey, pad) - 22usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
+pub struct SnatEntry {
+    pub claim: u64,
+    pub client: [u8; 16usize],
+    pub client_port: Be16,
+    pub pad: [u8; 6usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SnatEntry"][::core::mem::size_of::<SnatEntry>() - 32usize];
+    ["Alignment of SnatEntry"][::core::mem::align_of::<SnatEntry>() - 8usize];
+    ["Offset of field: SnatEntry::claim"][::core::mem::offset_of!(SnatEntry, claim) - 0usize];
+    ["Offset of field: SnatEntry::client"][::core::mem::offset_of!(SnatEntry, client) - 8usize];
+    ["Offset of field: SnatEntry::client_port"][::core::mem::offset_of!(SnatEntry, client_port) - 24usize];
+    ["Offset of field: SnatEntry::pad"][::core::mem::offset_of!(SnatEntry, pad) - 26usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Hash, PartialOrd, Ord, PartialEq, Eq)]
 pub struct LbClient {
     pub client: [u8; 16usize],
     pub service: u32,
@@ -568,7 +607,9 @@ pub struct Runtime {
     pub tunnel4: Be32,
     pub tunnel6: [u8; 16usize],
     pub tunnel_mtu: u32,
-    pub pad: [u32; 8usize],
+    pub node4: Be32,
+    pub node6: [u8; 16usize],
+    pub pad: [u32; 3usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -579,7 +620,9 @@ const _: () = {
     ["Offset of field: Runtime::tunnel4"][::core::mem::offset_of!(Runtime, tunnel4) - 8usize];
     ["Offset of field: Runtime::tunnel6"][::core::mem::offset_of!(Runtime, tunnel6) - 12usize];
     ["Offset of field: Runtime::tunnel_mtu"][::core::mem::offset_of!(Runtime, tunnel_mtu) - 28usize];
-    ["Offset of field: Runtime::pad"][::core::mem::offset_of!(Runtime, pad) - 32usize];
+    ["Offset of field: Runtime::node4"][::core::mem::offset_of!(Runtime, node4) - 32usize];
+    ["Offset of field: Runtime::node6"][::core::mem::offset_of!(Runtime, node6) - 36usize];
+    ["Offset of field: Runtime::pad"][::core::mem::offset_of!(Runtime, pad) - 52usize];
 };
 pub const EVENT_DROP: EventKind = 1;
 pub const EVENT_TRACE: EventKind = 4;
@@ -672,6 +715,7 @@ pub const DROP_CT_INSERT_FAILED: DropReason = 155;
 pub const DROP_INVALID_EXTENSION: DropReason = 156;
 pub const DROP_FRAGMENTED: DropReason = 157;
 pub const DROP_NO_SERVICE: DropReason = 158;
+pub const DROP_NAT_NO_MAPPING: DropReason = 161;
 pub const DROP_UNKNOWN_CT_STATE: DropReason = 163;
 pub const DROP_NO_POLICY: DropReason = 165;
 pub const DROP_UNSUPPORTED_L2: DropReason = 166;
@@ -685,4 +729,5 @@ pub const DROP_FORBIDDEN_ICMP6: DropReason = 176;
 pub const DROP_NOT_IN_SOURCE_RANGE: DropReason = 177;
 pub const DROP_NO_PROXY: DropReason = 180;
 pub const DROP_POLICY_DENY: DropReason = 181;
+pub const DROP_TTL_EXCEEDED: DropReason = 196;
 pub type DropReason = u32;

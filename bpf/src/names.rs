@@ -42,6 +42,8 @@ pub mod map {
     pub const LB_AFFINITY_MATCH: &str = "cilium_lb_affinity_match";
     /// LPM_TRIE: `abi::LbSource` -> `u32` of no meaning.
     pub const LB_SOURCE_RANGE: &str = "cilium_lb_source_range";
+    /// LRU_HASH: `abi::SnatKey`, a port of this node's -> `abi::SnatEntry`, whose it is.
+    pub const SNAT: &str = "cilium_snat_external";
     /// LRU_HASH: `abi::LbPeer` -> `abi::LbAsked`; of `SOCKETS` alone.
     pub const LB_REVERSE_SK: &str = "cilium_lb_reverse_sk";
     /// PERCPU_ARRAY: drop reason -> `abi::Metric`.
@@ -54,7 +56,7 @@ pub mod map {
     pub const EVENTS: &str = "cilium_events";
 
     /// Every map of `CONTAINER`.
-    pub const ALL: [&str; 23] = [
+    pub const ALL: [&str; 24] = [
         LXC,
         POLICIES,
         POLICY,
@@ -75,6 +77,7 @@ pub mod map {
         LB_AFFINITY,
         LB_AFFINITY_MATCH,
         LB_SOURCE_RANGE,
+        SNAT,
         METRICS,
         RUNTIME,
         EVENTS,
@@ -134,6 +137,10 @@ pub mod knob {
     pub const NATIVE_ROUTING: &str = "native_routing";
     /// `abi::GENEVE_*`: who speaks Geneve to other nodes; unset nobody.
     pub const GENEVE: &str = "geneve";
+    /// This node's ports for what it sends on to other nodes' backends, host order: from the first to the last; unset 1024
+    /// to 29999.
+    pub const SNAT_PORT_FIRST: &str = "snat_port_first";
+    pub const SNAT_PORT_LAST: &str = "snat_port_last";
     /// How long a flow without packets lives: TCP that both sides have spoken on (unset 8000 s at 250 Hz) ...
     pub const CT_TIMEOUT_TCP: &str = "ct_timeout_tcp";
     /// ... TCP that only one side has spoken on (60 s) ...

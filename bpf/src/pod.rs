@@ -36,6 +36,8 @@ pod!(
     LbAffinity,
     LbMember,
     LbSource,
+    SnatKey,
+    SnatEntry,
     LbPeer,
     LbAsked,
     Metric,

@@ -184,6 +184,7 @@ async fn handle(agent: &Arc<Agent>, mut request: Request) -> Result<Response<Bod
         ("GET", "/v1/bpf/policy") => datapath::policies(agent, request.query).await,
         ("GET", "/v1/bpf/ct") => datapath::flows(agent, request.query).await,
         ("DELETE", "/v1/bpf/ct") => datapath::flush_flows(agent, request.query).await,
+        ("GET", "/v1/bpf/nat") => datapath::nat(agent, request.query).await,
         ("GET", "/v1/bpf/lb") => datapath::load_balancer(agent, request.query).await,
         ("GET", "/v1/bpf/tunnel") => datapath::tunnel(agent, request.query).await,
         ("GET", "/v1/bpf/ipcache") => datapath::addresses(agent, request.query).await,

@@ -104,6 +104,7 @@ pub struct Config {
     /// Sockets talk to services' backends themselves.
     pub lb_sock: bool,
     pub sock_reverse_max: u32,
+    pub nat_max: u32,
     /// Whose processes' sockets; `None`: where the host's cgroup2 is found, or mounted.
     pub cgroup_root: Option<PathBuf>,
     pub policy_max: u32,
@@ -292,6 +293,7 @@ fn validate(
         lb_places_max: reader.number("bpf-lb-places-max", 1024..=268_435_456),
         lb_sock: reader.switch("bpf-lb-sock"),
         sock_reverse_max: reader.number("bpf-sock-rev-map-max", 1024..=16_777_216),
+        nat_max: reader.number("bpf-nat-global-max", 1024..=16_777_216),
         cgroup_root: match reader.text("cgroup-root").as_str() {
             "auto" => None,
             _ => Some(reader.path("cgroup-root")),

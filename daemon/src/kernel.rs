@@ -12,6 +12,7 @@ use model::event::Event;
 use state::Input;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -32,6 +33,37 @@ pub struct Kernel {
     pub cpus: u32,
     /// Bytes of the events' ring buffer.
     pub ring_bytes: u64,
+}
+
+/// Where Linux says which ports it gives sockets by itself (ip-sysctl.rst).
+const EPHEMERAL_PORTS: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+/// With fewer ports than that it is better to share them with the host's sockets.
+const LEAST_PORTS: usize = 1024;
+
+/// Which ports the host's sockets are given by themselves; Linux's default where it does not say.
+fn ephemeral_ports() -> RangeInclusive<u16> {
+    let text = std::fs::read_to_string(EPHEMERAL_PORTS).unwrap_or_default();
+    let mut words = text.split_whitespace().map(str::parse::<u16>);
+    match (words.next(), words.next()) {
+        (Some(Ok(first)), Some(Ok(last))) if first <= last => first..=last,
+        _ => 32_768..=60_999,
+    }
+}
+
+/// Ports under which this node sends on to other nodes' backends: the longest run that neither the host's sockets nor node
+/// ports have, for an answer to such a port is never the host's own.
+fn snat_ports(ephemeral: RangeInclusive<u16>, node_ports: &RangeInclusive<u16>) -> RangeInclusive<u16> {
+    let free = |port: &u16| !ephemeral.contains(port) && !node_ports.contains(port);
+    let ports: Vec<u16> = (1024..=u16::MAX).filter(free).collect();
+    let longest = ports.chunk_by(|port, next| port + 1 == *next).max_by_key(|run| run.len());
+    if let Some([first, .., last]) = longest.filter(|run| run.len() >= LEAST_PORTS) {
+        return *first..=*last;
+    }
+    tracing::warn!(
+        ?ephemeral,
+        "the host's sockets are given nearly all ports by themselves: one may meet a port of a service's client"
+    );
+    ephemeral
 }
 
 /// Why a table could not be read.
@@ -56,6 +88,8 @@ impl Kernel {
             sockets: config.lb_sock,
             cgroup_root: config.cgroup_root.clone(),
             sock_reverse_max: config.sock_reverse_max,
+            nat_max: config.nat_max,
+            snat_ports: snat_ports(ephemeral_ports(), &config.services.node_ports),
             masquerade: config.masquerade,
             native: config.native.prefixes.clone(),
             monitor_aggregation: config.monitor_aggregation,
@@ -164,5 +198,19 @@ impl Host {
         if let Some(mtu) = now {
             self.inputs.tell(Input::UplinkMtu(mtu)).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_for_others_are_none_that_the_host_gives_away() {
+        assert_eq!(snat_ports(32_768..=60_999, &(30_000..=32_767)), 1024..=29_999);
+        assert_eq!(snat_ports(1024..=40_000, &(41_000..=41_999)), 42_000..=65_535);
+        assert_eq!(snat_ports(40_000..=65_535, &(1024..=20_000)), 20_001..=39_999);
+        // There is no room beside them.
+        assert_eq!(snat_ports(1024..=65_000, &(30_000..=32_767)), 1024..=65_000);
     }
 }

@@ -109,7 +109,8 @@ fn read(netlink: &mut Netlink, node: Option<IpAddr>) -> Result<(BTreeSet<IpAddr>
     Ok((addresses, mtu))
 }
 
-fn is_reachable(ip: IpAddr) -> bool {
+/// Whether other machines may know the address.
+pub(crate) fn is_reachable(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(v4) => !v4.is_loopback(),
         IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),

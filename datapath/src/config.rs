@@ -3,6 +3,7 @@
 use crate::netns::Namespace;
 use ipnetwork::IpNetwork;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +43,10 @@ pub struct Config {
     pub cgroup_root: Option<PathBuf>,
     /// What sockets asked for that were given a backend, so many of them.
     pub sock_reverse_max: u32,
+    /// Clients for whom this node speaks to other nodes' backends, so many of them.
+    pub nat_max: u32,
+    /// The ports under which it does, for each backend: none that sockets of the host are given by themselves.
+    pub snat_ports: RangeInclusive<u16>,
     /// How often everything in the kernel is read again and compared.
     pub resync: Duration,
 }
@@ -67,6 +72,8 @@ impl Default for Config {
             sockets: true,
             cgroup_root: None,
             sock_reverse_max: 262_144,
+            nat_max: 262_144,
+            snat_ports: 1024..=29_999,
             resync: Duration::from_secs(60),
         }
     }
@@ -94,6 +101,18 @@ pub struct NodeAddresses {
 }
 
 impl NodeAddresses {
+    /// The first of each family.
+    pub(crate) fn of(addresses: &[IpAddr]) -> NodeAddresses {
+        let (mut v4, mut v6) = (None, None);
+        for address in addresses {
+            match address {
+                IpAddr::V4(ip) => v4 = v4.or(Some(*ip)),
+                IpAddr::V6(ip) => v6 = v6.or(Some(*ip)),
+            }
+        }
+        NodeAddresses { v4, v6 }
+    }
+
     pub(crate) fn iter(self) -> impl Iterator<Item = IpAddr> {
         self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
     }

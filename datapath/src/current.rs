@@ -124,6 +124,7 @@ pub struct Bpf {
     /// Of devices that are not ours, by number.
     pub underlays: BTreeMap<u32, Attachment>,
     pub tunnel_sources: NodeAddresses,
+    pub snat_sources: NodeAddresses,
     /// What the programs take to be too large for it; 0: nothing.
     pub tunnel_mtu: u32,
     /// Behind which node a prefix is; a node's own address is behind itself.
@@ -208,6 +209,7 @@ impl Current {
             Operation::AttachTunnel
             | Operation::UnpinTunnel
             | Operation::TunnelSources(_)
+            | Operation::SnatSources(_)
             | Operation::AttachUnderlay(_)
             | Operation::DetachUnderlay(_)
             | Operation::TunnelMtu(_)
@@ -343,6 +345,7 @@ impl Bpf {
             Operation::AttachTunnel => self.tunnel = Some(Attachment::Current),
             Operation::UnpinTunnel => self.tunnel = None,
             Operation::TunnelSources(sources) => self.tunnel_sources = *sources,
+            Operation::SnatSources(sources) => self.snat_sources = *sources,
             Operation::AttachUnderlay(number) => drop(self.underlays.insert(*number, Attachment::Current)),
             Operation::DetachUnderlay(number) => drop(self.underlays.remove(number)),
             Operation::TunnelMtu(mtu) => self.tunnel_mtu = *mtu,

@@ -2,11 +2,11 @@
 //!
 //! Owns the walk and its pace. What is over is `maps::conntrack`'s.
 
-use crate::Timeouts;
 use crate::clock;
 use crate::maps::conntrack::{Age, FlowKey, is_service, served};
-use crate::maps::{Maps, endpoints};
+use crate::maps::{Maps, endpoints, runtime};
 use crate::syscall::{Cursor, Map, test_run};
+use crate::{NodeAddresses, Timeouts};
 use bpf::abi;
 use std::collections::BTreeSet;
 use std::io;
@@ -99,6 +99,7 @@ impl Collector {
         walk: &mut Walk,
     ) -> io::Result<()> {
         let slack = clock::ticks(SLACK);
+        let own = runtime::read_snat_sources(&self.maps).map_err(io::Error::other)?;
         let mut cursor = Cursor::default();
         loop {
             let begun = Instant::now();
@@ -112,7 +113,7 @@ impl Collector {
                     return Ok(flow_over(key, entry));
                 }
                 // It was written after its flow, and goes after it.
-                match self.flow_of(key, entry)? {
+                match self.flow_of(key, entry, own)? {
                     Some(key) => Ok(map.get(&key)?.is_none_or(|flow| is_service(&flow) || flow_over(&key, &flow))),
                     None => Ok(true),
                 }
@@ -141,10 +142,10 @@ impl Collector {
 
 impl Collector {
     /// The flow that a service entry belongs to.
-    fn flow_of<K: FlowKey>(&self, key: &K, entry: &abi::CtEntry) -> io::Result<Option<K>> {
+    fn flow_of<K: FlowKey>(&self, key: &K, entry: &abi::CtEntry, own: NodeAddresses) -> io::Result<Option<K>> {
         let [number, _] = entry.stamp;
         let backend = self.maps.services.backends.get(&(number % abi::LB_BACKENDS))?;
-        Ok(backend.and_then(|backend| served(key, entry, &backend)))
+        Ok(backend.and_then(|backend| served(key, entry, &backend, own)))
     }
 }
 

@@ -40,6 +40,7 @@ pub use config::{Aggregation, Attach, Config, GeneveBy, NodeAddresses, Timeouts,
 pub use handle::{Handle, StartError, start};
 pub use maps::conntrack::{Flow, FlowEnd, FlowState};
 pub use maps::metrics::Metric;
+pub use maps::snat::NatRow;
 pub use tables::{
     EndpointRow, IpcacheRow, LoadBalancerTable, MapInfo, PlacesRow, PolicyRow, PolicyTable, ServiceRow, TableError,
     Tables, TunnelRow, WatchedAddresses,

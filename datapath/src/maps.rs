@@ -10,6 +10,7 @@ pub mod metrics;
 pub mod policy;
 pub mod runtime;
 pub mod services;
+pub mod snat;
 pub mod tunnel;
 
 use crate::syscall::{Map, MapInfo, map_info, open_pin};
@@ -52,6 +53,7 @@ pub struct Maps {
     pub frag4: Map<abi::Frag4Key, abi::FragEntry>,
     pub frag6: Map<abi::Frag6Key, abi::FragEntry>,
     pub services: services::ServiceMaps,
+    pub snat: Map<abi::SnatKey, abi::SnatEntry>,
     pub metrics: Map<u32, abi::Metric>,
     pub runtime: Map<u32, abi::Runtime>,
     pub events: (OwnedFd, MapInfo),
@@ -75,6 +77,7 @@ impl Maps {
             frag4: open(directory, names::map::FRAG4)?,
             frag6: open(directory, names::map::FRAG6)?,
             services: services::ServiceMaps::open(directory)?,
+            snat: open(directory, names::map::SNAT)?,
             metrics: open(directory, names::map::METRICS)?,
             runtime: open(directory, names::map::RUNTIME)?,
             events: {
@@ -87,7 +90,7 @@ impl Maps {
     }
 
     /// Name and kernel facts of each map.
-    pub fn infos(&self) -> [(&'static str, MapInfo); 22] {
+    pub fn infos(&self) -> [(&'static str, MapInfo); 23] {
         use names::map;
         [
             (map::LXC, self.lxc.info()),
@@ -109,6 +112,7 @@ impl Maps {
             (map::LB_AFFINITY, self.services.affinity.info()),
             (map::LB_AFFINITY_MATCH, self.services.members.info()),
             (map::LB_SOURCE_RANGE, self.services.sources.info()),
+            (map::SNAT, self.snat.info()),
             (map::METRICS, self.metrics.info()),
             (map::RUNTIME, self.runtime.info()),
             (map::EVENTS, self.events.1),

@@ -2,8 +2,10 @@
 //!
 //! Owns the sockets that listen. What is done about a change is `worker`'s and `addresses`'s.
 
+use crate::addresses::is_reachable;
 use crate::links::{Device, HOST_DEVICE, HOST_PEER, TUNNEL, ifindex};
 use crate::netlink::frames;
+use crate::routes;
 use model::EndpointId;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -86,7 +88,7 @@ pub struct Devices {
     /// An end of the `cilium_host` pair was touched.
     pub host: Option<Seen>,
     pub tunnel: Option<Seen>,
-    /// An address came or went on a device that is not ours.
+    /// An address that others can reach came or went on a device that is not ours.
     pub addresses: bool,
 }
 
@@ -104,7 +106,8 @@ impl Devices {
                 NetlinkPayload::InnerMessage(
                     RouteNetlinkMessage::NewAddress(message) | RouteNetlinkMessage::DelAddress(message),
                 ) => {
-                    self.addresses |= message.header.index < ifindex(TUNNEL);
+                    let reachable = |(device, ip)| device < ifindex(TUNNEL) && is_reachable(ip);
+                    self.addresses |= routes::decode_address(&message).is_some_and(reachable);
                     continue;
                 }
                 _ => continue,

@@ -88,6 +88,8 @@ pub enum Operation {
     RemoveIdentity(Identity),
     /// What this node's packets have as outer source where programs write it.
     TunnelSources(NodeAddresses),
+    /// What this node's packets have as source that it sends on for others.
+    SnatSources(NodeAddresses),
     /// Puts the program that takes packets out of Geneve on a device that is not ours, by number.
     AttachUnderlay(u32),
     DetachUnderlay(u32),
@@ -181,6 +183,7 @@ impl Operation {
             | Operation::UnpinTunnel
             | Operation::TunnelMtu(_)
             | Operation::TunnelSources(_)
+            | Operation::SnatSources(_)
             | Operation::AttachUnderlay(_)
             | Operation::DetachUnderlay(_) => Object::Node("tunnel"),
             Operation::AddTunnelRoute(..) | Operation::RemoveTunnelRoute(_) => Object::Node("tunnel routes"),
@@ -254,6 +257,7 @@ impl Operation {
             Operation::AttachTunnel
             | Operation::UnpinTunnel
             | Operation::TunnelSources(_)
+            | Operation::SnatSources(_)
             | Operation::AttachUnderlay(_)
             | Operation::DetachUnderlay(_)
             | Operation::TunnelMtu(_)

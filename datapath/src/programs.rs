@@ -184,8 +184,8 @@ fn mount(path: &Path) -> Result<(), LoadError> {
 }
 
 /// The sizes that the configuration sets.
-fn entries(config: &Config) -> [(&'static str, u32); 7] {
-    use bpf::names::map::{CT4, CT6, IPCACHE, IPCACHE_LPM, LB_PLACES, LB_REVERSE_SK, POLICY};
+fn entries(config: &Config) -> [(&'static str, u32); 8] {
+    use bpf::names::map::{CT4, CT6, IPCACHE, IPCACHE_LPM, LB_PLACES, LB_REVERSE_SK, POLICY, SNAT};
     [
         (CT4, config.conntrack_max_v4),
         (CT6, config.conntrack_max_v6),
@@ -194,6 +194,7 @@ fn entries(config: &Config) -> [(&'static str, u32); 7] {
         (IPCACHE_LPM, config.ipcache_max),
         (LB_PLACES, config.lb_places_max.div_ceil(abi::LB_ROW)),
         (LB_REVERSE_SK, config.sock_reverse_max),
+        (SNAT, config.nat_max),
     ]
 }
 
@@ -214,6 +215,8 @@ fn knobs(config: &Config) -> Vec<(&'static str, u32)> {
         (knob::GENEVE_PORT, u32::from(ports.geneve)),
         (knob::GENEVE, geneve),
         (knob::NATIVE_ROUTING, u32::from(config.tunnel == Tunnel::Disabled)),
+        (knob::SNAT_PORT_FIRST, u32::from(*config.snat_ports.start())),
+        (knob::SNAT_PORT_LAST, u32::from(*config.snat_ports.end())),
         (knob::CT_TIMEOUT_TCP, ticks(config.timeouts.tcp)),
         (knob::CT_TIMEOUT_TCP_SYN, ticks(config.timeouts.tcp_syn)),
         (knob::CT_TIMEOUT_ANY, ticks(config.timeouts.any)),

@@ -9,6 +9,7 @@ use crate::current::services::Frontend;
 use crate::links::ifindex;
 use crate::maps::conntrack::{self, Flow};
 use crate::maps::metrics::{self, Metric};
+use crate::maps::snat::{self, NatRow};
 use crate::maps::{MapError, Maps, endpoints, ipcache, policy, services, tunnel};
 use crate::syscall::{Cursor, Map, test_run};
 use crate::{Timeouts, clock};
@@ -201,6 +202,12 @@ impl Tables {
         })
     }
 
+    /// Whose the ports are under which this node sends on for others, at most `limit` of them, by what they are sent to.
+    pub fn nat(&self, limit: usize) -> Result<Vec<NatRow>, TableError> {
+        let jiffies = test_run(self.clock.as_fd()).map_err(|source| TableError::Clock { source })?;
+        Ok(snat::read(&self.maps, limit, jiffies)?)
+    }
+
     /// The policy in force of an endpoint, with what each row decided so far; `None`: there is no such endpoint.
     pub fn policy(&self, endpoint: EndpointId) -> Result<Option<PolicyTable>, TableError> {
         let Some(slot) = endpoints::read_one(&self.maps, endpoint)? else { return Ok(None) };
@@ -280,6 +287,7 @@ impl Tables {
             (map::LB_AFFINITY, count(&maps.services.affinity, map::LB_AFFINITY)?),
             (map::LB_AFFINITY_MATCH, count(&maps.services.members, map::LB_AFFINITY_MATCH)?),
             (map::LB_SOURCE_RANGE, count(&maps.services.sources, map::LB_SOURCE_RANGE)?),
+            (map::SNAT, count(&maps.snat, map::SNAT)?),
         ]))
     }
 }

@@ -85,9 +85,11 @@ impl Noticed {
         let host = noticed.devices.host.is_some_and(|seen| current.network.host_device != (seen == Seen::Up));
         let mut domains = Vec::new();
         let differs = differs || tunnel;
-        // Where programs speak for the tunnel device, it is addresses that tell on which devices they must be.
-        let underlay = noticed.devices.addresses && current.bpf.tunnel_sources != NodeAddresses::default();
-        if differs || host || underlay || noticed.lost {
+        // It is addresses that tell on which devices that are not ours programs must be.
+        let addresses = noticed.devices.addresses;
+        let underlay =
+            addresses && (current.bpf.tunnel_sources != NodeAddresses::default() || !current.bpf.underlays.is_empty());
+        if differs || host || addresses || noticed.lost {
             domains.push(Domain::Network);
         }
         if differs || underlay || noticed.lost {

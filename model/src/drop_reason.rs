@@ -9,7 +9,7 @@ pub struct DropReason(pub u8);
 /// The first code that means a drop; below it stand the reasons of forwarding.
 pub const FIRST_DROP: u8 = 130;
 
-const TEXTS: [(u8, &str); 51] = [
+const TEXTS: [(u8, &str); 52] = [
     (0, "Success"),
     (2, "Invalid packet"),
     (3, "Interface"),
@@ -42,6 +42,7 @@ const TEXTS: [(u8, &str); 51] = [
     (156, "Invalid IPv6 extension header"),
     (157, "IP fragmentation not supported"),
     (158, "Service backend not found"),
+    (161, "No mapping for NAT masquerade"),
     (163, "Unknown connection tracking state"),
     (164, "Local host is unreachable"),
     (165, "No configuration available to perform policy decision"),

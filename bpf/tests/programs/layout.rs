@@ -68,8 +68,10 @@ fn every_struct_is_its_twin() {
         "lb_affinity" => LbAffinity { backend, seen },
         "lb_member" => LbMember { service, backend },
         "lb_source" => LbSource { prefix, service, address },
+        "snat_key" => SnatKey { backend, backend_port, port, protocol, family, pad },
+        "snat_entry" => SnatEntry { claim, client, client_port, pad },
         "metric" => Metric { packets, bytes },
-        "runtime" => Runtime { ipcache_generation, monitor, tunnel4, tunnel6, tunnel_mtu, pad },
+        "runtime" => Runtime { ipcache_generation, monitor, tunnel4, tunnel6, tunnel_mtu, node4, node6, pad },
         "event" => Event {
             timestamp, kind, reason, point, direction, ct_state, matched, family, protocol, source_identity,
             destination_identity, source_slot, destination_slot, source_port, destination_port, ifindex, length,

@@ -5,6 +5,7 @@ mod endpoint;
 mod ipcache;
 mod lb;
 mod metrics;
+mod nat;
 mod policy;
 mod tunnel;
 
@@ -29,6 +30,9 @@ pub enum Command {
     /// Services: what is asked for, and who answers
     #[command(subcommand)]
     Lb(lb::Command),
+    /// Ports under which this node sends on to other nodes' backends
+    #[command(subcommand)]
+    Nat(nat::Command),
     /// Which prefixes are behind which nodes
     #[command(subcommand)]
     Tunnel(tunnel::Command),
@@ -46,6 +50,7 @@ impl Command {
             Command::Ct(ct::Command::Flush) => ct::flush(session).await,
             Command::Ipcache(ipcache::Command::List) => ipcache::list(session).await,
             Command::Lb(lb::Command::List(args)) => args.run(session).await,
+            Command::Nat(nat::Command::List) => nat::list(session).await,
             Command::Tunnel(tunnel::Command::List) => tunnel::list(session).await,
             Command::Metrics(metrics::Command::List) => metrics::list(session).await,
         }

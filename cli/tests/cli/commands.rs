@@ -89,6 +89,7 @@ fn readers() -> Vec<(&'static str, &'static str, Value)> {
         ("bpf ct flush", "DELETE /v1/bpf/ct", json!(null)),
         ("bpf ipcache list", "GET /v1/bpf/ipcache", json!([])),
         ("bpf tunnel list", "GET /v1/bpf/tunnel", json!([])),
+        ("bpf nat list", "GET /v1/bpf/nat", json!([])),
         ("bpf lb list", "GET /v1/bpf/lb", json!({"services": [], "backends": {}, "revnat": {}, "source-ranges": []})),
         ("bpf metrics list", "GET /v1/bpf/metrics", json!([])),
         ("map list", "GET /v1/map", json!([])),

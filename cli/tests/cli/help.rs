@@ -3,7 +3,7 @@
 use crate::program::{CILIUM, cilium, program, run};
 
 /// Every command, as the user would type it.
-const COMMANDS: [&str; 57] = [
+const COMMANDS: [&str; 58] = [
     "",
     "status",
     "endpoint",
@@ -37,6 +37,7 @@ const COMMANDS: [&str; 57] = [
     "bpf ct flush",
     "bpf ipcache list",
     "bpf lb list",
+    "bpf nat list",
     "bpf tunnel list",
     "bpf metrics list",
     "map",

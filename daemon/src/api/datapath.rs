@@ -178,6 +178,19 @@ pub async fn tunnel(agent: &Agent, query: Query) -> Result<Response<Body>, Refus
     answer(query, &rows.into_iter().map(row).collect::<Vec<_>>())
 }
 
+/// `GET /v1/bpf/nat`
+pub async fn nat(agent: &Agent, query: Query) -> Result<Response<Body>, Refusal> {
+    let rows = kernel(agent)?.read(|tables| tables.nat(MAX_FLOWS)).await.map_err(refusal)?;
+    let row = |row: ::datapath::NatRow| shape::NatRow {
+        protocol: row.protocol.to_string(),
+        client: row.client.to_string(),
+        translated: row.translated.map(|address| address.to_string()).unwrap_or_default(),
+        backend: row.backend.to_string(),
+        age: row.age,
+    };
+    answer(query, &rows.into_iter().map(row).collect::<Vec<_>>())
+}
+
 /// `GET /v1/bpf/lb`
 pub async fn load_balancer(agent: &Agent, query: Query) -> Result<Response<Body>, Refusal> {
     let table = kernel(agent)?.read(Tables::load_balancer).await.map_err(refusal)?;

@@ -192,14 +192,6 @@ pub async fn import(agent: &Agent, request: Request) -> Result<Response<Body>, R
         let message = format!("the file has {} services, and one may have {MAX_IMPORTED}", services.len());
         return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message));
     }
-    let unserved = services.iter().flat_map(|service| {
-        let kinds = service.frontends.iter().filter_map(|frontend| unserved(frontend.kind));
-        kinds.map(|message| Fault { path: service.name.to_string(), message })
-    });
-    let unserved: Vec<Fault> = unserved.collect();
-    if !unserved.is_empty() {
-        return Err(faulty(unserved));
-    }
     document::check_against(&services, &agent.snapshot().view).map_err(faulty)?;
     let mut imported = Vec::new();
     let mut last = None;
@@ -251,16 +243,6 @@ fn code(code: u16) -> StatusCode {
     StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_REQUEST)
 }
 
-/// Why a type of service cannot be had: better than one that answers to some and not to others.
-fn unserved(kind: ServiceType) -> Option<String> {
-    let elsewhere = matches!(kind, ServiceType::NodePort | ServiceType::ExternalIp | ServiceType::LoadBalancer);
-    elsewhere.then(|| {
-        format!(
-            "{kind} is not served by this version: what comes in from outside is sent to containers of the same node alone"
-        )
-    })
-}
-
 /// The service that a body is, with all that is wrong with it.
 fn read(agent: &Agent, id: ServiceId, body: &shape::ServiceSpec) -> Result<Service, Refusal> {
     let mut faults: Vec<Fault> = Vec::new();
@@ -273,9 +255,6 @@ fn read(agent: &Agent, id: ServiceId, body: &shape::ServiceSpec) -> Result<Servi
     let kind = record::kind(&flags.kind);
     if kind.is_none() {
         fault("flags.type".to_owned(), format!("{:?} is no type of service", flags.kind));
-    }
-    if let Some(why) = kind.and_then(unserved) {
-        fault("flags.type".to_owned(), why);
     }
     let protocol = record::protocol(&body.frontend_address.protocol);
     if protocol.is_none() {

@@ -90,6 +90,7 @@ pub const SETTINGS: &[Setting] = &[
         "Entries that the tables by which new flows find backends can hold, of all services together",
     ),
     switch("bpf-lb-sock", "true", "Have sockets of containers and of the host talk to services' backends themselves"),
+    text("bpf-nat-global-max", "N", "262144", "Clients for whom this node can speak to other nodes' backends at once"),
     text("bpf-policy-max", "N", "131072", "Entries that the kernel's policy table can hold, all identities together"),
     text("bpf-root", "DIR", "/sys/fs/bpf", "Where the BPF file system is, or is to be mounted"),
     text("bpf-sock-rev-map-max", "N", "262144", "Sockets of which the kernel remembers which service they asked for"),

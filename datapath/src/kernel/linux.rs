@@ -1,6 +1,7 @@
 //! The kernel that this process runs on: operations become route netlink messages, map elements, links and rules.
 
 use super::{Kernel, OperationError, ReadError};
+use crate::addresses::is_reachable;
 use crate::current::services::Services;
 use crate::current::{Bpf, Firewall, Network};
 use crate::expedite::Expedited;
@@ -104,6 +105,7 @@ impl Kernel for Linux {
             identities: identities::read(&self.maps)?,
             underlays,
             tunnel_sources: runtime::read_tunnel_sources(&self.maps)?,
+            snat_sources: runtime::read_snat_sources(&self.maps)?,
             sockets: self.programs.sockets()?,
             policies: versions.policies,
             last_policy: versions.last,
@@ -215,6 +217,7 @@ impl Way {
             | Operation::CreateTunnel(_)
             | Operation::UnpinTunnel
             | Operation::TunnelSources(_)
+            | Operation::SnatSources(_)
             | Operation::DetachUnderlay(_)
             | Operation::TunnelMtu(_)
             | Operation::PutVtep(..)
@@ -380,6 +383,7 @@ impl Linux {
             Operation::CreateTunnel(spec) => self.tunnel_device(*spec)?,
             Operation::AttachTunnel => self.programs.attach(&mut self.netlink, TUNNEL)?,
             Operation::UnpinTunnel => self.programs.unpin(TUNNEL)?,
+            Operation::SnatSources(sources) => runtime::set_snat_sources(&self.maps, *sources)?,
             Operation::TunnelSources(sources) => runtime::set_tunnel_sources(&self.maps, *sources)?,
             Operation::AttachUnderlay(number) => self.programs.attach_underlay(&mut self.netlink, *number)?,
             Operation::DetachUnderlay(number) => self.programs.detach_underlay(&mut self.netlink, *number)?,
@@ -526,7 +530,9 @@ fn read_network(netlink: &mut Netlink, ipv6: bool) -> Result<(Network, bool), Re
             Some((number, ip)) if Some(number) == host => drop(network.gateways.insert(ip)),
             Some((number, ip)) if number != LOOPBACK && number < ifindex(TUNNEL) => {
                 network.addresses.insert(ip, number);
-                network.ethernet.extend(ethernet.get(&number));
+                if is_reachable(ip) {
+                    network.ethernet.extend(ethernet.get(&number));
+                }
             }
             _ => {}
         }

@@ -1,9 +1,9 @@
 //! `cilium_ct4_global` and `cilium_ct6_global`: the flows that the programs know.
 
 use super::{MapError, Maps};
-use crate::Timeouts;
 use crate::clock;
 use crate::syscall::{Cursor, Map, Pairs};
+use crate::{NodeAddresses, Timeouts};
 use bpf::abi;
 use bpf::names::map::{CT4, CT6};
 use model::{EndpointId, Protocol};
@@ -187,9 +187,9 @@ pub fn is_service(entry: &abi::CtEntry) -> bool {
 }
 
 /// The key of the flow that belongs to a service entry. `backend`: what the kernel holds in the place of the one that the
-/// entry names. `None`: that one is gone, and the flow with it.
-pub fn served<K: FlowKey>(key: &K, entry: &abi::CtEntry, backend: &abi::LbBackend) -> Option<K> {
-    let [number, _] = entry.stamp;
+/// entry names; `own`: as whom this node speaks for others. `None`: one of them is gone, and the flow with it.
+pub fn served<K: FlowKey>(key: &K, entry: &abi::CtEntry, backend: &abi::LbBackend, own: NodeAddresses) -> Option<K> {
+    let [number, port] = entry.stamp;
     if backend.number != number {
         return None;
     }
@@ -202,6 +202,12 @@ pub fn served<K: FlowKey>(key: &K, entry: &abi::CtEntry, backend: &abi::LbBacken
         _ => return None,
     };
     let ends = key.ends();
+    if u32::from(entry.flags) & abi::CT_SNAT != 0 {
+        let own = if ip.is_ipv4() { own.v4.map(IpAddr::V4) } else { own.v6.map(IpAddr::V6) };
+        // As it is in packets.
+        let [high, low, ..] = port.to_ne_bytes();
+        return K::of([(own?, u16::from_be_bytes([high, low])), (ip, backend.port.get())], ends.protocol);
+    }
     let [a, b] = [(ends.addresses[0], ends.ports[0]), (ends.addresses[1], ends.ports[1])];
     let (mut client, port) = if u32::from(entry.flags) & abi::CT_OPENED_BY_B != 0 { b } else { a };
     if client == ip {
@@ -312,14 +318,22 @@ mod tests {
             abi::LbBackend { number: 7, port: Be16::new(8080), family: abi::FAMILY_IPV4 as u8, ..Default::default() };
         backend.address[..4].copy_from_slice(&[10, 0, 0, 2]);
         let wanted: abi::Ct4Key = FlowKey::of([ip(2, 8080), ip(1, 4000)], Protocol::TCP).unwrap();
-        assert_eq!(served(&service, &entry, &backend), Some(wanted));
+        assert_eq!(served(&service, &entry, &backend, NodeAddresses::default()), Some(wanted));
         // Itself, under another address.
         backend.address[3] = 1;
         let wanted: abi::Ct4Key = FlowKey::of([(SELF_V4.into(), 4000), ip(1, 8080)], Protocol::TCP).unwrap();
-        assert_eq!(served(&service, &entry, &backend), Some(wanted));
+        assert_eq!(served(&service, &entry, &backend, NodeAddresses::default()), Some(wanted));
         // Somebody else in that place, or nobody.
-        assert_eq!(served(&service, &entry, &abi::LbBackend { number: 8, ..backend }), None);
-        assert_eq!(served(&service, &entry, &abi::LbBackend { family: 0, ..backend }), None);
+        assert_eq!(served(&service, &entry, &abi::LbBackend { number: 8, ..backend }, NodeAddresses::default()), None);
+        assert_eq!(served(&service, &entry, &abi::LbBackend { family: 0, ..backend }, NodeAddresses::default()), None);
+        // Sent on to another node.
+        let port = u32::from(u16::from_ne_bytes(2000u16.to_be_bytes()));
+        let flags = u32::from(entry.flags) | abi::CT_SNAT;
+        let sent_on = abi::CtEntry { flags: flags as u8, stamp: [7, port], ..entry };
+        let own = NodeAddresses { v4: Some(Ipv4Addr::new(10, 0, 0, 50)), v6: None };
+        let wanted: abi::Ct4Key = FlowKey::of([ip(50, 2000), ip(1, 8080)], Protocol::TCP).unwrap();
+        assert_eq!(served(&service, &sent_on, &backend, own), Some(wanted));
+        assert_eq!(served(&service, &sent_on, &backend, NodeAddresses::default()), None);
         let flow = decode(&Ends::from(&service), &entry, &age(&Timeouts::default(), 0));
         assert_eq!((flow.source.port, flow.service, flow.backend), (4000, Some(3), Some(7)));
         assert_eq!(flow.source.identity, None);

@@ -15,8 +15,7 @@ pub fn raise_generation(maps: &Maps) -> Result<(), MapError> {
 /// What this node's packets have as outer source where programs write it.
 pub fn read_tunnel_sources(maps: &Maps) -> Result<NodeAddresses, MapError> {
     let held = maps.runtime.get(&0).map_err(|source| MapError::Read { map: RUNTIME, source })?.unwrap_or_default();
-    let (v4, v6) = (Ipv4Addr::from(held.tunnel4), Ipv6Addr::from(held.tunnel6));
-    Ok(NodeAddresses { v4: (!v4.is_unspecified()).then_some(v4), v6: (!v6.is_unspecified()).then_some(v6) })
+    Ok(addresses(Ipv4Addr::from(held.tunnel4), Ipv6Addr::from(held.tunnel6)))
 }
 
 pub fn set_tunnel_sources(maps: &Maps, sources: NodeAddresses) -> Result<(), MapError> {
@@ -24,6 +23,23 @@ pub fn set_tunnel_sources(maps: &Maps, sources: NodeAddresses) -> Result<(), Map
         runtime.tunnel4 = sources.v4.unwrap_or(Ipv4Addr::UNSPECIFIED).into();
         runtime.tunnel6 = sources.v6.unwrap_or(Ipv6Addr::UNSPECIFIED).octets();
     })
+}
+
+/// What this node's packets for others have as source.
+pub fn read_snat_sources(maps: &Maps) -> Result<NodeAddresses, MapError> {
+    let held = maps.runtime.get(&0).map_err(|source| MapError::Read { map: RUNTIME, source })?.unwrap_or_default();
+    Ok(addresses(Ipv4Addr::from(held.node4), Ipv6Addr::from(held.node6)))
+}
+
+pub fn set_snat_sources(maps: &Maps, sources: NodeAddresses) -> Result<(), MapError> {
+    change(maps, |runtime| {
+        runtime.node4 = sources.v4.unwrap_or(Ipv4Addr::UNSPECIFIED).into();
+        runtime.node6 = sources.v6.unwrap_or(Ipv6Addr::UNSPECIFIED).octets();
+    })
+}
+
+fn addresses(v4: Ipv4Addr, v6: Ipv6Addr) -> NodeAddresses {
+    NodeAddresses { v4: (!v4.is_unspecified()).then_some(v4), v6: (!v6.is_unspecified()).then_some(v6) }
 }
 
 /// The largest packet that the tunnel takes; 0: not known.

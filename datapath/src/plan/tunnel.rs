@@ -134,6 +134,10 @@ pub(super) fn plan(plan: &mut Plan, current: &Current, desired: &Datapath, setti
     if current.bpf.tunnel_sources != sources {
         plan.add(Stage::Nodes, Operation::TunnelSources(sources));
     }
+    let snat = NodeAddresses::of(&sources_of(current, desired, node));
+    if !desired.services.is_empty() && current.bpf.snat_sources != snat {
+        plan.add(Stage::Nodes, Operation::SnatSources(snat));
+    }
     let mtu = match tunnel {
         Tunnel::Disabled => Some(0),
         Tunnel::Vxlan { .. } | Tunnel::Geneve { .. } => desired.tunnel_mtu,
@@ -144,10 +148,10 @@ pub(super) fn plan(plan: &mut Plan, current: &Current, desired: &Datapath, setti
     made
 }
 
-/// What the host's packets into the tunnel have as source: of each family an address that those who answer believe to be
+/// What the host's packets to other nodes' pods, and those that it sends on for others, have as source: of each family an address that those who answer believe to be
 /// this node's, its own or, where the network between the nodes lacks the family, a gateway out of a pool of its own. Left
 /// to itself the kernel would take any IPv4 address of the host, that of `docker0` for one.
-fn sources(current: &Current, desired: &Datapath, node: NodeAddresses) -> Vec<IpAddr> {
+fn sources_of(current: &Current, desired: &Datapath, node: NodeAddresses) -> Vec<IpAddr> {
     let own: Vec<IpAddr> = node.iter().filter(|ip| current.network.addresses.contains_key(ip)).collect();
     let ours = |gateway: &&IpAddr| desired.pools.iter().any(|pool| pool.contains(**gateway));
     let gateways = desired.gateways.iter().filter(ours).copied();
@@ -173,7 +177,7 @@ pub(super) fn nodes(
     vteps(plan, current, &wanted, seen, settled);
     let none = BTreeMap::new();
     let routes = if made { &none } else { &current.network.tunnel_routes };
-    let sources = sources(current, desired, node);
+    let sources = sources_of(current, desired, node);
     for prefix in wanted.pods.keys() {
         let source = sources.iter().copied().find(|source| source.is_ipv4() == prefix.is_ipv4());
         if routes.get(prefix) != Some(&source) {
@@ -343,7 +347,8 @@ mod tests {
         };
         let port = L4Address { ip: [172, 31, 0, 1].into(), port: 8080, protocol: Protocol::TCP };
         desired.services.insert(port, Arc::new(service));
-        assert_eq!(attached(&desired), [3, 4].map(Operation::AttachUnderlay));
+        let sources = Operation::SnatSources(NodeAddresses { v4: NODE.v4, v6: None });
+        assert_eq!(attached(&desired), [sources, Operation::AttachUnderlay(3), Operation::AttachUnderlay(4)]);
     }
 
     #[test]

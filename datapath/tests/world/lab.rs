@@ -67,6 +67,7 @@ pub fn config(bpffs: &Path) -> Config {
         // The tests' own cgroups have those that are served: `services`.
         sockets: false,
         sock_reverse_max: 4096,
+        nat_max: 4096,
         ..Config::default()
     }
 }

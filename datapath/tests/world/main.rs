@@ -7,6 +7,7 @@ mod amend;
 mod lab;
 mod life;
 mod native;
+mod nodeport;
 mod outside;
 mod own;
 mod paths;

@@ -117,6 +117,20 @@ impl Cluster {
         Cluster::of(bpffs, Underlay::V4, [Tunnel::Disabled; 2], Config { native, ..config(bpffs) }).await
     }
 
+    pub async fn vxlan(bpffs: &Path, settings: Config) -> Cluster {
+        Cluster::of(bpffs, Underlay::V4, [VXLAN; 2], settings).await
+    }
+
+    /// Whether a tunnel leads to the other node.
+    pub fn is_tunnelled(&self) -> bool {
+        self.nodes[0].config.tunnel != Tunnel::Disabled
+    }
+
+    /// Underlay addresses of a node, IPv4 first.
+    pub fn addresses(&self, node: usize) -> Vec<IpAddr> {
+        self.underlay.addresses(node).collect()
+    }
+
     async fn of(bpffs: &Path, underlay: Underlay, tunnels: [Tunnel; 2], settings: Config) -> Cluster {
         let there = Namespace::create().unwrap();
         join(&there);
@@ -150,7 +164,6 @@ impl Cluster {
 
     /// What node `n` knows of both nodes.
     pub fn introduce(&self, n: usize, desired: &mut Datapath) {
-        let is_tunnelled = self.nodes[n].config.tunnel != Tunnel::Disabled;
         for other in 0..2 {
             let identity = if other == n { Identity::HOST } else { Identity::REMOTE_NODE };
             for address in self.underlay.addresses(other) {
@@ -159,7 +172,7 @@ impl Cluster {
             }
         }
         let other = 1 - n;
-        if is_tunnelled {
+        if self.is_tunnelled() {
             desired.tunnel_mtu = Some(self.underlay.mtu());
             Arc::make_mut(&mut desired.vteps).extend(PODS[other].map(|prefix| (net(prefix), self.underlay.of(other))));
         } else {
@@ -207,7 +220,7 @@ impl Cluster {
 }
 
 /// A test on two nodes, once for each mode and each family of the underlay.
-fn in_cluster<F: Future<Output = ()>>(test: impl Fn(Cluster) -> F + Send + Sync) {
+pub fn in_cluster<F: Future<Output = ()>>(test: impl Fn(Cluster) -> F + Send + Sync) {
     for tunnels in modes() {
         for underlay in [Underlay::V4, Underlay::V6] {
             eprintln!("{tunnels:?} over {underlay:?}");
