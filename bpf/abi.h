@@ -280,12 +280,12 @@ struct frag_entry {
  * there, without a family: the largest of an array is the largest that was given out. Write backends, places and the
  * reverse entry first, then the service; take them away, after a while, in the reverse order.
  */
-#define LB_SERVICES 262144
+#define LB_SERVICES 524288
 #define LB_BACKENDS 524288
 
 /*
- * cilium_lb_services: HASH, lb_key -> lb_service. With protocol 0 and port 0: the address is some service's, so that what
- * is asked for there and is no service is refused; of the value nothing counts.
+ * cilium_lb_services: HASH, lb_key -> lb_service. With protocol 0 and port 0: the address is some service's and not the
+ * host's, so that what is asked for there and is no service is refused; of the value nothing counts.
  */
 struct lb_key {
 	__u8 address[16]; /* IPv4 in the first four, the rest 0 */

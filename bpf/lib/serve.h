@@ -12,6 +12,7 @@
 #define SERVE_H
 
 #include "conntrack.h"
+#include "ipcache.h"
 #include "lb.h"
 #include "nat.h"
 #include "scratch.h"
@@ -114,12 +115,13 @@ static __noinline struct ct_entry *serve_again(struct __sk_buff *skb, struct pac
 	return entry;
 }
 
-/* Whether the address is some service's, whatever port is asked for. */
-static __always_inline bool serve_knows(struct lb_key *key)
+/* Whether the packet's address is nothing but services', whatever port is asked for: not a node's too. */
+static __always_inline bool serve_knows(const struct packet *p, struct lb_key *key)
 {
 	key->port = 0;
 	key->protocol = 0;
-	return bpf_map_lookup_elem(&cilium_lb_services, key);
+	return bpf_map_lookup_elem(&cilium_lb_services, key) &&
+	       is_outside(ipcache_find(&p->destination, p->family).identity);
 }
 
 static __always_inline __u32 serve_refusal(const struct lb_question *q)
@@ -144,11 +146,11 @@ __noinline int serve(struct __sk_buff *skb, struct packet *p, __u32 from)
 	memcpy(key.address, &p->destination, sizeof(key.address));
 	key.family = p->family;
 	if (is_icmp(p))
-		return is_echo_request(p) && serve_knows(&key) ? SERVED_ECHO : 0;
+		return is_echo_request(p) && serve_knows(p, &key) ? SERVED_ECHO : 0;
 	key.port = p->destination_port;
 	key.protocol = p->protocol;
 	if (!lb_find(&key, &q))
-		return serve_knows(&key) ? DROP_NO_SERVICE : 0;
+		return serve_knows(p, &key) ? DROP_NO_SERVICE : 0;
 	memcpy(q.client.client, &p->source, sizeof(q.client.client));
 	/* What only the host's own sockets mean is none of ours. */
 	if (q.service.flags & LB_LOOPBACK)

@@ -248,6 +248,15 @@ fn highest(ip: IpAddr) -> L4Address {
     L4Address { ip, port: u16::MAX, protocol: model::Protocol(u8::MAX) }
 }
 
+/// An address whatever is asked for there, as `bpf/abi.h` has it in cilium_lb_services.
+fn whole(ip: IpAddr) -> L4Address {
+    lowest(ip)
+}
+
+fn is_whole(address: &L4Address) -> bool {
+    *address == whole(address.ip)
+}
+
 /// Whether a service of that kind has its frontend on addresses of the host.
 fn is_of_host(kind: ServiceType) -> bool {
     matches!(kind, ServiceType::NodePort | ServiceType::HostPort)

@@ -338,8 +338,17 @@ impl Scene {
         for (machine, enter) in self.places() {
             asks.extend(["10.96.0.10:80", "[fd96::10]:80"].map(|target| (machine, enter.clone(), target)));
         }
-        let hub = ["172.31.78.11:30080", "[fd78::12]:30080", "198.51.100.10:80"];
+        // Nobody serves another port of such addresses either.
+        let hub = ["172.31.78.11:30080", "[fd78::12]:30080", "198.51.100.10:80", "198.51.100.10:81"];
         asks.extend(hub.map(|target| (&self.nodes.hub, Vec::new(), target)));
+        for client in &self.clients {
+            let others = ["10.96.0.10:81", "[fd96::10]:81", "198.51.100.10:81"];
+            asks.extend(others.map(|target| (client.machine(), client.enter(), target)));
+            ensure!(
+                !Ask::start(client.machine(), &client.enter(), "icmp", "10.96.0.10", 0, true)?.is_wrong()?,
+                "no echo"
+            );
+        }
         for (place, (machine, enter, target)) in asks.iter().enumerate() {
             let began = Instant::now();
             let probe = lab::binary("lab-probe")?;

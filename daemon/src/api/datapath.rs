@@ -197,7 +197,8 @@ pub async fn load_balancer(agent: &Agent, query: Query) -> Result<Response<Body>
     let addresses = |rows: Vec<(u32, SocketAddr)>| rows.into_iter().map(|(n, at)| (n, at.to_string())).collect();
     let range = |(service, prefix): (u32, IpNetwork)| shape::LbSourceRange { service, prefix: prefix.to_string() };
     let table = shape::LoadBalancer {
-        services: table.services.into_iter().map(lb_service).collect(),
+        // Addresses as a whole are no services.
+        services: table.services.into_iter().filter(|row| row.frontend.port != 0).map(lb_service).collect(),
         backends: addresses(table.backends),
         revnat: addresses(table.revnat),
         source_ranges: table.source_ranges.into_iter().map(range).collect(),

@@ -3,7 +3,7 @@
 
 use super::definition::{Frontend, Service};
 use super::tables::Place;
-use super::{Claim, Demand, Owner, ServiceView, Services, Surroundings, is_of_host};
+use super::{Claim, Demand, Owner, ServiceView, Services, Surroundings, is_of_host, is_whole, whole};
 use model::service::{ServiceType, Table};
 use model::{L4Address, LoadBalancer, ServiceId};
 use std::collections::BTreeSet;
@@ -111,11 +111,13 @@ impl Services {
         self.demands.insert(owner.clone(), demand);
     }
 
-    /// The concrete addresses that a frontend stands for.
+    /// The concrete addresses that a frontend stands for. An address that is nothing but services' is claimed as a whole
+    /// too: what is asked for there and is none is refused.
     fn expand(&self, frontend: &Frontend) -> Vec<L4Address> {
         let wanted = frontend.address;
         if !wanted.ip.is_unspecified() {
-            return vec![wanted];
+            let whole = (!is_of_host(frontend.kind)).then(|| whole(wanted.ip));
+            return [wanted].into_iter().chain(whole).collect();
         }
         let loopback: IpAddr = match wanted.ip {
             IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
@@ -139,6 +141,9 @@ impl Services {
 
     /// Gives the address to the first who may have it.
     fn settle(&mut self, address: L4Address, shown: &mut BTreeSet<ServiceId>) {
+        if is_whole(&address) {
+            return self.settle_whole(address);
+        }
         let claims: Vec<Claim> = self.claims.get(&address).into_iter().flatten().cloned().collect();
         let mut winner: Option<&Claim> = None;
         for claim in &claims {
@@ -155,6 +160,32 @@ impl Services {
         match balancer {
             Some(balancer) if self.frontends.get(&address).is_some_and(|held| **held == balancer) => {}
             Some(balancer) => drop(self.frontends.insert(address, Arc::new(balancer))),
+            None => drop(self.frontends.remove(&address)),
+        }
+    }
+
+    /// An address as a whole is as many services' as have ports of it. Of the host's own the other ports are the host's.
+    fn settle_whole(&mut self, address: L4Address) {
+        let claims = self.claims.get(&address).into_iter().flatten();
+        let mut may = claims.filter(|claim| self.objection(claim, &address).is_none());
+        let owned = self.around.host.contains(&address.ip);
+        let kind_of = |claim: &Claim| Some(self.service(&claim.owner)?.frontends.get(claim.frontend)?.kind);
+        let claim = may.next().filter(|_| !owned).and_then(|claim| Some((claim.id, kind_of(claim)?)));
+        match claim {
+            Some((id, kind)) => {
+                let balancer = LoadBalancer {
+                    id,
+                    kind,
+                    backends: Arc::new([]),
+                    internal: Table::default(),
+                    external: Table::default(),
+                    affinity: None,
+                    source_ranges: None,
+                };
+                if self.frontends.get(&address).is_none_or(|held| **held != balancer) {
+                    self.frontends.insert(address, Arc::new(balancer));
+                }
+            }
             None => drop(self.frontends.remove(&address)),
         }
     }

@@ -159,6 +159,17 @@ fn naive(
         if refused {
             continue;
         }
+        // Where only services are, whatever else is asked for is refused.
+        let own = matches!(kind, ServiceType::NodePort | ServiceType::HostPort)
+            || around.host.contains(&ip)
+            || ip.is_unspecified();
+        if !own {
+            answers.entry(L4Address { ip, port: 0, protocol: Protocol(0) }).or_insert((
+                ServiceId(id),
+                BTreeSet::new(),
+                BTreeSet::new(),
+            ));
+        }
         let mut addresses = vec![ip];
         if ip.is_unspecified() {
             addresses.push("127.0.0.1".parse().unwrap());
@@ -262,12 +273,13 @@ fn one_among_many_is_no_more_work_than_one_among_few() {
     }
     services.refresh();
     let before = services.frontends().clone();
-    assert_eq!(before.len(), 20_000);
+    // Each, and its address as a whole.
+    assert_eq!(before.len(), 40_000);
     services.put(service("one", &[(20_001, ServiceType::ClusterIp, "10.99.0.1:80")], &["10.15.0.2:80"]));
     assert_eq!((services.stale.len(), services.unsettled.len()), (1, 0));
     assert!(services.refresh());
     let mut changed = 0;
     before.differences(services.frontends(), |_, _, _| changed += 1);
-    assert_eq!(changed, 1);
+    assert_eq!(changed, 2);
     assert!(!services.refresh(), "nothing was said");
 }
