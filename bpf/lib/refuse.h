@@ -103,15 +103,18 @@ static __always_inline __u32 refusal_pseudo(const struct packet *p, __u8 protoco
 }
 
 /*
- * Makes the frame the packet. What programs have taken out of a tunnel the kernel does not cut: if it is short enough there
- * is padding behind the answer then, of zeros, which change no checksum.
+ * Makes the frame the packet. What programs have taken out of a tunnel the kernel gives no other end: it grows in front, and
+ * if it is to be shorter there is padding behind the answer, of zeros, which change no checksum; as much as there is room.
  */
 static __always_inline bool refusal_place(struct __sk_buff *skb, const __u8 *frame, __u32 length)
 {
 	__u64 size = length;
 
-	if (skb->len != length && bpf_skb_change_tail(skb, length, 0))
+	if (skb->len != length && bpf_skb_change_tail(skb, length, 0)) {
+		if (skb->len < length && bpf_skb_adjust_room(skb, length - skb->len, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
+			return false;
 		size = skb->len;
+	}
 	/* Each bound by itself, of the value that is used: Linux 6.1 sees no others. */
 	asm volatile("" : "+r"(size));
 	if (size < ETH_HLEN)

@@ -33,6 +33,7 @@ fn main() -> Result<()> {
         ["ask", protocol, target, ms, bytes] => {
             ask(protocol, target.parse()?, Duration::from_millis(ms.parse()?), bytes.parse()?)
         }
+        ["try", ms, ref asks @ ..] => try_all(Duration::from_millis(ms.parse()?), asks),
         ["sink", port] => sink(port.parse()?),
         ["packet", host, ref packets @ ..] => packets.iter().try_for_each(|hex| raw::send(host.parse()?, hex)),
         ["hammer", mode, target] => hammer(mode, target.parse()?),
@@ -113,6 +114,53 @@ fn ask(protocol: &str, target: SocketAddr, limit: Duration, bytes: usize) -> Res
         "sctp" => raw::ask_for_association(target, limit),
         other => bail!("{other}: tcp, udp or sctp"),
     }
+}
+
+/// Asks at once for all of `PROTO/ADDR` and prints a line for each, in their order: `answered`, `refused`, or `silent`.
+fn try_all(limit: Duration, asks: &[&str]) -> Result<()> {
+    let asks: Vec<(String, SocketAddr)> = asks
+        .iter()
+        .map(|ask| {
+            let (protocol, target) = ask.split_once('/').context("PROTO/ADDR")?;
+            Ok((protocol.to_owned(), target.parse()?))
+        })
+        .collect::<Result<_>>()?;
+    for some in asks.chunks(AT_ONCE) {
+        let running: Vec<_> = some
+            .iter()
+            .cloned()
+            .map(|(protocol, target)| std::thread::spawn(move || outcome(&protocol, target, limit)))
+            .collect();
+        for outcome in running {
+            println!("{}", outcome.join().map_err(|_| anyhow::anyhow!("a request ended"))?);
+        }
+    }
+    Ok(())
+}
+
+/// How many requests are under way at once.
+const AT_ONCE: usize = 64;
+
+fn outcome(protocol: &str, target: SocketAddr, limit: Duration) -> &'static str {
+    let result = if protocol == "udp" { ask_connected(target, limit) } else { ask(protocol, target, limit, 4) };
+    let Err(error) = result else { return "answered" };
+    let refused = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|cause| cause.kind() == std::io::ErrorKind::ConnectionRefused);
+    if refused { "refused" } else { "silent" }
+}
+
+/// A datagram of a socket that is told when nobody is there.
+fn ask_connected(target: SocketAddr, limit: Duration) -> Result<()> {
+    let socket = UdpSocket::bind(if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+    socket.set_read_timeout(Some(limit))?;
+    socket.connect(target)?;
+    socket.send(b"ping")?;
+    let mut buffer = [0; 64];
+    let n = socket.recv(&mut buffer)?;
+    ensure!(&buffer[..n] == b"ping", "another answer");
+    Ok(())
 }
 
 fn sink(port: u16) -> Result<()> {

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 const SCTP: i32 = 132;
@@ -54,7 +55,10 @@ pub fn answer_associations(port: u16) -> Result<()> {
 /// Asks for an association and waits for the answer, with which the question is settled.
 pub fn ask_for_association(target: SocketAddr, limit: Duration) -> Result<()> {
     let socket = socket(target.is_ipv4(), SCTP)?;
-    let ours = 20_000 + (std::process::id() % 20_000) as u16;
+    // Of one port's associations two may lead to one backend, and only one of those is answered.
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    let asked = ASKED.fetch_add(1, Ordering::Relaxed);
+    let ours = 20_000 + (std::process::id().wrapping_mul(601).wrapping_add(asked) % 20_000) as u16;
     socket.send_to(&chunk(INIT, ours, target.port()), SocketAddr::new(target.ip(), 0))?;
     let deadline = Instant::now() + limit;
     let mut buffer = [0; 2048];

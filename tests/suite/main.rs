@@ -1,6 +1,7 @@
 //! The behaviours, each with real parts: the real agent, Docker engine, kernel and traffic. Waiting is for conditions.
 
 mod bad_input;
+mod compatibility;
 mod coordination;
 mod deployments;
 mod docker;
