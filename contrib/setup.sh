@@ -7,7 +7,7 @@ set -eu
 need_rust=1.95
 packages="build-essential pkg-config protobuf-compiler libprotobuf-dev linux-libc-dev libbpf-dev
   iproute2 iptables nftables iputils-ping procps psmisc util-linux curl ca-certificates jq openssl
-  bpftool busybox-static etcd-server etcd-client iperf3 faketime docker.io
+  bpftool busybox-static etcd-server etcd-client iperf3 faketime docker.io docker-compose
   kmod cpio xz-utils"
 
 say() { echo "setup: $*" >&2; }

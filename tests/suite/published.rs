@@ -1,6 +1,6 @@
 //! Published ports: `docker run -p` on our networks, of the first of two nodes. The hub between them is the world.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lab::{Container, Engine, Hammer, Machine, Nodes, World, eventually};
 use serde_json::json;
 use std::rc::Rc;
@@ -10,7 +10,80 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const HOST: [&str; 2] = ["172.31.78.11", "[fd78::11]"];
 const WORLD: [&str; 2] = ["172.31.78.1", "fd78::1"];
 
-crate::on_each_engine!(ports_of_containers_are_the_hosts);
+crate::on_each_engine!(ports_of_containers_are_the_hosts, compose_projects_work_unchanged);
+
+/// A project as people have them, but for the network's drivers.
+const PROJECT: &str = r#"
+version: "2.4"
+services:
+  web:
+    image: lab
+    command: ["sh", "-c", "mkdir -p /www; echo from $$(hostname) >/www/index.html; exec httpd -f -p 80 -h /www"]
+    hostname: web
+    labels: {id: web}
+    ports: ["8085:80", "127.0.0.1:8086:80"]
+  worker:
+    image: lab
+    command: ["sleep", "1000000"]
+    labels: {id: worker}
+    depends_on: [web]
+networks:
+  default:
+    driver: cilium
+    enable_ipv6: true
+    ipam: {driver: cilium}
+"#;
+
+fn compose_projects_work_unchanged(engine: &Engine) -> Result<()> {
+    let nodes = Nodes::start(engine, 1, &[])?;
+    let world = &nodes.worlds[0];
+    let folder = world.machine.dir().join("shop");
+    std::fs::create_dir(&folder)?;
+    let file = folder.join("docker-compose.yml");
+    std::fs::write(&file, PROJECT)?;
+    let file = file.to_str().context("a path that is no text")?;
+    let compose = |args: &[&str]| world.machine.run(&[&["docker-compose", "-f", file], args].concat());
+    let get = |from_world: bool, url: &str| {
+        let command = ["curl", "-sS", "-g", "-m", "5", url];
+        if from_world { nodes.hub.run(&command) } else { world.machine.run(&command) }
+    };
+    let everybody_is_served = |ports: &[&str]| {
+        for port in ports {
+            for (from_world, host) in [(false, "127.0.0.1"), (false, HOST[0]), (true, HOST[0]), (true, HOST[1])] {
+                let url = format!("http://{host}:{port}/");
+                let what = format!("{url} to be answered, from the world: {from_world}");
+                eventually(PATIENCE, &what, || {
+                    ensure!(get(from_world, &url)?.trim() == "from web");
+                    Ok(())
+                })?;
+            }
+        }
+        // By the name that the project gives it, of each worker.
+        for index in ["1", "2"] {
+            let said = compose(&["exec", "-T", "--index", index, "worker", "curl", "-sS", "-m", "5", "http://web/"])?;
+            ensure!(said.trim() == "from web", "{said}");
+        }
+        Ok(())
+    };
+    compose(&["up", "-d", "--scale", "worker=2"])?;
+    everybody_is_served(&["8085"])?;
+    ensure!(get(false, "http://127.0.0.1:8086/")?.trim() == "from web");
+    ensure!(get(true, &format!("http://{}:8086/", HOST[0])).is_err(), "that is for the host alone");
+    compose(&["restart", "-t", "0", "web"])?;
+    everybody_is_served(&["8085"])?;
+    // Another container under the name. Not by --force-recreate, which this Compose cannot do with newer engines.
+    compose(&["rm", "-f", "-s", "web"])?;
+    compose(&["up", "-d", "--no-deps", "web"])?;
+    everybody_is_served(&["8085"])?;
+    let web = world.docker.docker(&["ps", "-q", "--filter", "label=id=web"])?;
+    let ports = world.docker.docker(&["port", &web])?;
+    ensure!(ports.is_empty() || ports.contains("8085"), "{ports}");
+    compose(&["down", "-t", "0"])?;
+    let left = world.docker.docker(&["network", "ls", "--filter", "driver=cilium", "-q"])?;
+    ensure!(left.is_empty(), "{left}");
+    ensure!(get(true, &format!("http://{}:8085/", HOST[0])).is_err(), "nobody is there any more");
+    Ok(())
+}
 
 /// Whether one request is answered.
 fn reaches(machine: &Machine, place: &[String], host: &str, port: u16) -> Result<bool> {
