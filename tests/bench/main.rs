@@ -1,12 +1,13 @@
 //! `make bench`: measures everything in one run, each row beside its comparison, and prints one table.
 //!
-//!     lab-bench [--quick] [--only SECTION]…     sections: datapath, traffic, docker, overlay, policy, services, agent,
-//!         fleet
+//!     lab-bench [--quick] [--only SECTION]…     sections: datapath, traffic, docker, overlay, policy, services, balance,
+//!         agent, fleet
 //!
 //! No row is judged against another day: only what stands in one run is compared. Client and server share CPU 1.
 #![allow(clippy::print_stdout)]
 
 mod agent;
+mod balance;
 mod datapath;
 mod docker;
 mod fleet;
@@ -57,6 +58,9 @@ fn main() -> Result<()> {
     }
     if wanted("services") {
         services::measure(&mut table, effort)?;
+    }
+    if wanted("balance") {
+        balance::measure(&mut table, effort)?;
     }
     if wanted("agent") {
         agent::measure(&mut table, effort)?;

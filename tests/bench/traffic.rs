@@ -126,11 +126,11 @@ fn containers(name: &'static str, world: &World, network: &str) -> Result<Pair> 
     Ok(Pair { name, client: client.enter(), server: server.enter(), address, _running: vec![] })
 }
 
-fn netns(name: &str) -> Vec<String> {
+pub(super) fn netns(name: &str) -> Vec<String> {
     vec!["nsenter".into(), format!("--net=/run/netns/{name}")]
 }
 
-fn wire(machine: &Machine) -> Result<Pair> {
+pub(super) fn wire(machine: &Machine) -> Result<Pair> {
     machine.run(&[
         "sh",
         "-ec",
@@ -186,7 +186,7 @@ fn run(machine: &Machine, pair: &Pair, argv: &[&str]) -> Result<String> {
     machine.run(&[&client[..], &PIN, argv].concat())
 }
 
-fn probe(machine: &Machine, pair: &Pair, mode: &str, seconds: f64) -> Result<Value> {
+pub(super) fn probe(machine: &Machine, pair: &Pair, mode: &str, seconds: f64) -> Result<Value> {
     let binary = lab::binary("lab-probe")?;
     let binary = binary.to_str().context("path")?;
     let text = run(machine, pair, &[binary, "measure", mode, &target(pair, 7001), &seconds.to_string()])?;

@@ -9,6 +9,10 @@ use api::service::Imported;
 use serde_json::Value;
 use std::io::Read;
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// Each service is stored by itself, and a file may have ten thousand.
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// Make or change the services of files; nothing is changed unless all of them are sound
 #[derive(Debug, clap::Args)]
@@ -35,7 +39,7 @@ impl Args {
         if documents.is_empty() {
             return Err(Failure::Usage("there is no service in the files".to_owned()));
         }
-        let answer = session.agent.put("import services", route(), &Value::Array(documents)).await;
+        let answer = session.agent.patient(LIMIT).put("import services", route(), &Value::Array(documents)).await;
         let imported: Imported = answer.map_err(|failure| with_names(failure, &names))?;
         if session.out.is_json() {
             return session.out.json(&imported);
