@@ -40,6 +40,16 @@ fn served(table: &mut Table, effort: Effort, title: &str, options: &[&str], many
     let direct = Pair { name: "direct", client, server: enter, address: server.ipv4.clone(), _running: vec![] };
     let _server = serve(&world.machine, &direct)?;
     let vip = Pair { name: "vip", address: address(0), ..direct.twin() };
+    // As soon as there is a service a program looks at what comes in by the host's own devices.
+    let mine = Pair {
+        name: "host",
+        client: vec!["nsenter".into(), "--net=/run/netns/world".into()],
+        server: vec!["env".into()],
+        address: lab::MACHINE4.into(),
+        _running: vec![],
+    };
+    let _host = serve(&world.machine, &mine)?;
+    let before = rounds(&world.machine, &[&mine], effort)?;
     let mut there = 0;
     for count in [FEW, many] {
         while there < count {
@@ -48,11 +58,13 @@ fn served(table: &mut Table, effort: Effort, title: &str, options: &[&str], many
             there = next;
         }
         in_kernel(&world, count)?;
-        let figures = rounds(&world.machine, &[&direct, &vip], effort)?;
+        let figures = rounds(&world.machine, &[&direct, &vip, &mine], effort)?;
         for (mode, what) in [("crr", "connect/request/response"), ("rr", "request/response")] {
             let of = |pair| figures[&(pair, mode)];
             let what = format!("services {title}, {count} of them: {what}");
             table.ratio(&what, "us", of("vip"), ("the backend itself", of("direct")), Goal::AtMost(1.10));
+            let what = format!("the host's own traffic, services {title}, {count} of them: {mode}");
+            table.ratio(&what, "us", of("host"), ("no services", before[&("host", mode)]), Goal::None);
         }
     }
     Ok(())
@@ -116,16 +128,17 @@ fn rules(table: &mut Table, effort: Effort) -> Result<()> {
     let direct = wire(&machine)?;
     machine.run(&["ip", "-n", "wa", "route", "add", "10.96.0.0/12", "via", &direct.address])?;
     let _server = serve(&machine, &direct)?;
+    // Without any: what is for no service goes through all of them.
+    let bare = rounds(&machine, &[&direct], effort)?[&(direct.name, "crr")];
     for count in RULES {
         let file = machine.dir().join("rules");
         std::fs::write(&file, kube_proxy(count, &direct.address)?)?;
         let load = [&direct.client[..], &["iptables-restore".to_owned()]].concat().join(" ");
         machine.run(&["sh", "-c", &format!("{load} < {}", file.display())])?;
         let last = Pair { name: "last", address: address(count - 1), ..direct.twin() };
-        let figures = rounds(&machine, &[&direct, &last], effort)?;
+        let figures = rounds(&machine, &[&last], effort)?;
         let what = format!("rules as kube-proxy's, {count} services: connect/request/response to the last");
-        let (last, beside) = (figures[&("last", "crr")], figures[&(direct.name, "crr")]);
-        table.ratio(&what, "us", last, ("the backend itself", beside), Goal::None);
+        table.ratio(&what, "us", figures[&("last", "crr")], ("no rules", bare), Goal::None);
     }
     Ok(())
 }
