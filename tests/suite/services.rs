@@ -371,6 +371,49 @@ impl Scene {
     }
 }
 
+/// Ten backends of a service end and start again, one after the other, each drained before; under requests of a container
+/// and of the host.
+#[test]
+#[ignore = "needs root: make test"]
+fn ten_backends_restart_one_after_the_other() -> Result<()> {
+    let world = World::start(&Engine::installed())?;
+    world.network()?;
+    let client = world.container("client")?;
+    let backends: Vec<Container> = (0..10).map(|n| world.container(&format!("web{n}"))).collect::<Result<_>>()?;
+    let mut servers = backends.iter().map(|b| world.serve(b, &["tcp:80"])).collect::<Result<Vec<_>>>()?;
+    let ips: Vec<String> = backends.iter().map(|backend| format!("{}:80", backend.ipv4)).collect();
+    let update = |away: Option<usize>| {
+        let states: Vec<&str> = (0..10).map(|n| if Some(n) == away { "terminating" } else { "active" }).collect();
+        let (ips, states) = (ips.join(","), states.join(","));
+        let update = ["service", "update", "--id", "1", "--frontend", "10.96.0.10:80", "--backends", &ips, "--states"];
+        world.agent.cilium(&[&update[..], &[&states]].concat())?;
+        eventually(PATIENCE, "the service to be as it was said", || {
+            let service = world.agent.cilium_json(&["service", "get", "1"])?;
+            let realized = service["status"]["realized"]["backend-addresses"].as_array().context("nothing yet")?;
+            let found: Vec<&str> = realized.iter().filter_map(|backend| backend["state"].as_str()).collect();
+            ensure!(found.join(",") == states, "{service}");
+            Ok(())
+        })
+    };
+    update(None)?;
+    let mut traffic = Vec::new();
+    for enter in [client.enter(), Vec::new()] {
+        traffic.push(Hammer::start(&world.machine, &enter, "connect", "10.96.0.10:80")?);
+    }
+    for (leaver, backend) in backends.iter().enumerate() {
+        update(Some(leaver))?;
+        eventually(PATIENCE, "the last requests to be answered", || {
+            let open = backend.run(&["ss", "-Htn", "state", "established", "sport = :80"])?;
+            ensure!(open.is_empty(), "{open}");
+            Ok(())
+        })?;
+        drop(servers.remove(leaver));
+        servers.insert(leaver, world.serve(backend, &["tcp:80"])?);
+        update(None)?;
+    }
+    none_failed(traffic)
+}
+
 fn none_failed(traffic: Vec<Hammer>) -> Result<()> {
     let tallies = traffic.into_iter().map(Hammer::finish).collect::<Result<Vec<_>>>()?;
     let requests: u64 = tallies.iter().map(|tally| tally.requests).sum();
