@@ -16,6 +16,8 @@ impl Server {
     /// `place`: arguments that enter a namespace (`Container::enter`), or nothing for the machine itself.
     pub fn start(machine: &Rc<Machine>, place: &[String], ports: &[&str]) -> Result<Server> {
         let log = format!("server-{}-{}.log", place.join("-").replace('/', "_"), ports.join("-").replace(':', "_"));
+        // What a former one has said is not this one's word.
+        let _ = std::fs::remove_file(machine.dir().join(&log));
         let mut command = machine.command("env");
         command.args(place).arg(binary("lab-probe")?).arg("serve").args(ports);
         let process = machine.spawn(&log, command)?;
