@@ -1,6 +1,7 @@
 //! Services that somebody outside asks one node for, and a container of the other one serves.
 
 use crate::lab::{PATIENCE, config, eventually, in_node, ip, move_link, policy};
+use crate::outside::behind_a_narrow_way;
 use crate::traffic::{Hope, Place, is_cut, talk, translated};
 use crate::tunnel::{Cluster, carries, in_cluster};
 use datapath::netns::Namespace;
@@ -182,34 +183,7 @@ fn errors_find_their_way_through_another_node() {
         published(&cluster, &b).await;
         let allowed = rules(&cluster);
         cluster.nodes[1].must(|desired| drop(desired.policies.insert(Identity(301), allowed))).await;
-        let far = Namespace::create().unwrap();
-        client.at(|| {
-            ip("link add near type veth peer name far");
-            move_link("far", &far);
-            for command in [
-                "addr add 198.51.100.1/24 dev near",
-                "addr add 2001:db8:1::1/64 dev near nodad",
-                "link set near mtu 1300",
-                "link set near up",
-            ] {
-                ip(command);
-            }
-            for name in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
-                std::fs::write(format!("/proc/sys/net/{name}"), "1").unwrap();
-            }
-        });
-        far.at(|| {
-            for command in [
-                "link set lo up",
-                "addr add 198.51.100.2/24 dev far",
-                "addr add 2001:db8:1::2/64 dev far nodad",
-                "link set far up",
-                "route add default via 198.51.100.1",
-                "-6 route add default via 2001:db8:1::1",
-            ] {
-                ip(command);
-            }
-        });
+        let far = behind_a_narrow_way(&client, "198.51.100", "2001:db8:1");
         ip(&format!("route add 198.51.100.0/24 via {CLIENT4}"));
         ip(&format!("-6 route add 2001:db8:1::/64 via {CLIENT6}"));
         for (host, there, to) in families(&b) {

@@ -108,40 +108,39 @@ fn the_world_reaches_published_ports_and_keeps_its_address() {
     });
 }
 
+/// Somebody to whom the router's way takes no packets as large as others. `v4` and `v6` begin the addresses of that network:
+/// 1 is the router's, 2 his own.
+pub fn behind_a_narrow_way(router: &Namespace, v4: &str, v6: &str) -> Namespace {
+    let far = Namespace::create().unwrap();
+    router.at(|| {
+        ip("link add near type veth peer name far");
+        move_link("far", &far);
+        ip(&format!("addr add {v4}.1/24 dev near"));
+        ip(&format!("addr add {v6}::1/64 dev near nodad"));
+        ip("link set near mtu 1300");
+        ip("link set near up");
+        for name in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            std::fs::write(format!("/proc/sys/net/{name}"), "1").unwrap();
+        }
+    });
+    far.at(|| {
+        ip("link set lo up");
+        ip(&format!("addr add {v4}.2/24 dev far"));
+        ip(&format!("addr add {v6}::2/64 dev far nodad"));
+        ip("link set far up");
+        ip(&format!("route add default via {v4}.1"));
+        ip(&format!("-6 route add default via {v6}::1"));
+    });
+    far
+}
+
 /// A router says to the host that its answers are too large; it is the container that must hear it.
 #[test]
 #[ignore = "needs root: make test"]
 fn a_narrow_way_to_who_asks_is_told_to_the_container() {
     in_node(async |bpffs| {
         let (world, _node, container) = published(&bpffs).await;
-        let far = Namespace::create().unwrap();
-        world.namespace.at(|| {
-            ip("link add near type veth peer name far");
-            move_link("far", &far);
-            for command in [
-                "addr add 192.0.2.1/24 dev near",
-                "addr add 2001:db8::1/64 dev near nodad",
-                "link set near mtu 1300",
-                "link set near up",
-            ] {
-                ip(command);
-            }
-            for name in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
-                std::fs::write(format!("/proc/sys/net/{name}"), "1").unwrap();
-            }
-        });
-        far.at(|| {
-            for command in [
-                "link set lo up",
-                "addr add 192.0.2.2/24 dev far",
-                "addr add 2001:db8::2/64 dev far nodad",
-                "link set far up",
-                "route add default via 192.0.2.1",
-                "-6 route add default via 2001:db8::1",
-            ] {
-                ip(command);
-            }
-        });
+        let far = behind_a_narrow_way(&world.namespace, "192.0.2", "2001:db8");
         for (host, there) in [(IpAddr::from(World::NODE4), container.v4()), (World::NODE6.into(), container.v6())] {
             let listener = container.namespace.at(|| TcpListener::bind((there, 80))).unwrap();
             let asked = SocketAddr::new(host, PUBLISHED);
